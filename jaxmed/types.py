@@ -1,0 +1,70 @@
+"""The shapes and records every layer agrees on.
+
+Shape letters, used in every docstring and comment:
+  B  batch                      D H W  depth, height, width (slices first)
+  T  frames or sequence steps   C      channels
+  K  classes or findings        J      body landmarks (33, BlazePose)
+  N  rows of a whole split      V      views of test-time augmentation
+"""
+
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+# One example, without a batch axis, in its smallest honest storage type. Always:
+#   inputs      array (uint8 pixels, int16 HU, ...), as read
+#   targets     array; NaN or absent where unknown
+#   example_id  str, unique in its data set ('train-7@0,128': tile of train-7)
+#   case_id     str, what a reader reports on ('train-7'); several examples may share it
+#   patient_id  str, a hash; all examples of a patient share it
+# plus whatever undoes the geometry (origin_yx, size_hw, spacing_mm, ...).
+Record = dict[str, Any]
+
+# Stacked records: every array [B, ...]; `mask` [B] float32 is 0 for an example that
+# only fills the last batch. Strings stay on the host: a device never sees an id.
+Batch = dict[str, Any]
+
+# Columns over a whole split, NumPy, [N, ...].
+Rows = dict[str, np.ndarray]
+
+
+class View(NamedTuple):
+    """One view of test-time augmentation and the way back."""
+
+    forward: Callable[[jax.Array], jax.Array]  # inputs -> inputs
+    inverse: Callable[[Any], Any]  # probabilities -> probabilities
+
+
+class Finding(NamedTuple):
+    """What prediction says about one case."""
+
+    row: dict[str, Any]  # scalars: one line of findings.csv
+    details: dict[str, Any]  # JSON: findings.json
+    pictures: dict[str, np.ndarray]  # 'overlays' -> uint8 [H, W, 3] or [H, W]
+
+
+class Task(NamedTuple):
+    """One clinical problem: all that trainer, evaluator and predictor are told.
+
+    Functions marked 'device' are pure, traced and compiled; the others run on the
+    host. A task never sees a config, a flag or a checkpoint.
+    """
+
+    model: nn.Module
+    example: Record  # a record of zeros: shapes and types to compile for
+    read: Callable[[Path], Iterator[Record]]  # one raw file or folder -> records
+    preprocess: Callable[[Batch], Batch]  # device; storage types -> model inputs
+    augment: Callable[[jax.Array, Batch], Batch]  # device; (keys [B], preprocessed)
+    loss: Callable[[Any, Batch], jax.Array]  # device; outputs -> [B], not yet masked
+    probabilities: Callable[[Any], Any]  # device; outputs -> what views may average
+    views: Sequence[View]  # device; the first one is the identity
+    rows: Callable[[Any, Batch], Batch]  # device; (probabilities, raw batch) -> columns
+    cases: Callable[[Rows], Rows]  # all rows of a split -> one row per case
+    metrics: Mapping[str, Callable[[Rows], float]]  # over cases; bootstrapped by patient
+    baselines: Mapping[str, Callable[[Batch], Any]]  # raw batch -> probabilities
+    render: Callable[[Sequence[Record], Rows], np.ndarray]  # one case -> RGB picture
+    infer: Callable[..., Any]  # (apply, record) -> probabilities of the whole record
+    findings: Callable[[Record, Any], Finding]  # what infer gave -> what a user reads
