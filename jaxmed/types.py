@@ -46,6 +46,16 @@ class Finding(NamedTuple):
     pictures: dict[str, np.ndarray]  # 'overlays' -> uint8 [H, W, 3] or [H, W]
 
 
+class Card(NamedTuple):
+    """What a report says of a task in words, and what its paper measured."""
+
+    title: str
+    about: str
+    legend: str  # what the colours in its pictures mean
+    paper: Mapping[str, float]  # metric -> the paper's value
+    paper_data: str  # what the paper measured it on
+
+
 class Task(NamedTuple):
     """One clinical problem: all that trainer, evaluator and predictor are told.
 
@@ -53,9 +63,13 @@ class Task(NamedTuple):
     host. A task never sees a config, a flag or a checkpoint.
     """
 
+    card: Card
     model: nn.Module
     example: Record  # a record of zeros: shapes and types to compile for
-    read: Callable[[Path], Iterator[Record]]  # one raw file or folder -> records
+    sources: Mapping[str, Callable[[Path], Iterator[Record]]]  # layout -> its reader
+    phantoms: Callable[..., Iterator[Record]]  # (count=, seed=) -> drawn records
+    files: Callable[[Path], list[Path]]  # what a user points at -> one path per case
+    read: Callable[[Path], Iterator[Record]]  # one of these -> unlabelled records
     preprocess: Callable[[Batch], Batch]  # device; storage types -> model inputs
     augment: Callable[[jax.Array, Batch], Batch]  # device; (keys [B], preprocessed)
     loss: Callable[[Any, Batch], jax.Array]  # device; outputs -> [B], not yet masked
@@ -66,5 +80,5 @@ class Task(NamedTuple):
     metrics: Mapping[str, Callable[[Rows], float]]  # over cases; bootstrapped by patient
     baselines: Mapping[str, Callable[[Batch], Any]]  # raw batch -> probabilities
     render: Callable[[Sequence[Record], Rows], np.ndarray]  # one case -> RGB picture
-    infer: Callable[..., Any]  # (apply, record) -> probabilities of the whole record
+    infer: Callable[..., Any]  # (apply, record, *, batch_size) -> probabilities
     findings: Callable[[Record, Any], Finding]  # what infer gave -> what a user reads

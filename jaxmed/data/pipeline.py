@@ -1,0 +1,183 @@
+"""Records -> batches: the only place that builds grain datasets.
+
+The host only reads, decodes and stacks. The order is a function of (seed, epoch)
+alone and batch number n is a function of n: the place in the data is one integer,
+the same for any number of workers, so a run may resume with another number of them.
+"""
+
+import threading
+import time
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from jaxmed.errors import ConfigError
+
+
+def stack(records):
+    """Stacks records field by field and adds `mask` [B] float32 of ones.
+
+    Strings become NumPy unicode arrays: they stay on the host.
+    """
+    batch = {
+        name: np.stack([np.asarray(record[name]) for record in records])
+        for name in records[0]
+    }
+    batch['mask'] = np.ones(len(records), np.float32)
+    return batch
+
+
+def train_batches(source, *, batch_size, seed, start=0, workers=0):
+    """Endless shuffled batches of this process's share of `source`.
+
+    Batch n of all processes together holds examples n * batch_size up to
+    (n + 1) * batch_size of the shuffled, repeated stream, however many processes
+    share it; epochs meet inside a batch, so no example is ever dropped.
+
+    Args:
+        source: random access to Records of equal shapes.
+        batch_size: examples in one update, over all processes.
+        seed: of the order.
+        start: number of the first batch, for resuming.
+        workers: reading processes; 0 reads in threads of this one.
+
+    Returns:
+        Iterator of Batch, arrays [batch_size / processes, ...].
+    """
+    processes = jax.process_count()
+    if batch_size % processes:
+        raise ConfigError(
+            'batch_size', f'{batch_size} is not a multiple of {processes} processes'
+        )
+    batches = (
+        grain.MapDataset.source(source)
+        .seed(seed)
+        .shuffle()
+        .repeat()[jax.process_index()::processes]
+        .batch(batch_size // processes, drop_remainder=True, batch_fn=stack)[start:]
+        .to_iter_dataset(
+            # Threads already read ahead; in worker processes one is enough.
+            grain.ReadOptions(
+                num_threads=1 if workers else 2, prefetch_buffer_size=4
+            )
+        )
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            # grain's workers read absl flags; a library's user may have none.
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        )
+    return iter(batches)
+
+
+def eval_batches(source, *, batch_size, index=0, count=1):
+    """Every record once, in order; the last batch is filled up and masked.
+
+    Args:
+        source: random access to Records of equal shapes.
+        batch_size: examples in a batch of one process.
+        index: of this process.
+        count: of processes; process i gets records i, i + count, ... All processes
+            yield equally many batches, some of them perhaps wholly masked.
+
+    Returns:
+        Iterator of Batch, arrays [batch_size, ...].
+    """
+    per_process = -(-len(source) // count)
+    for first in range(0, per_process, batch_size):
+        places = [(first + i) * count + index for i in range(batch_size)]
+        real = [place for place in places if place < len(source)]
+        # A filler is a real record with mask 0: the arithmetic on it is ordinary.
+        records = [source[place] for place in real] or [source[len(source) - 1]]
+        records += [records[-1]] * (batch_size - len(records))
+        batch = stack(records)
+        batch['mask'][len(real):] = 0.0
+        yield batch
+
+
+def split_strings(batch):
+    """Parts a batch into (arrays for the device, string columns for the host)."""
+    arrays = {k: v for k, v in batch.items() if v.dtype.kind in 'biufV'}
+    return arrays, {k: v for k, v in batch.items() if k not in arrays}
+
+
+def shard(batch, *, devices):
+    """[B, ...] arrays -> [devices, B / devices, ...], strings left out.
+
+    Raises:
+        ConfigError: when B does not divide among the devices.
+    """
+    arrays, _ = split_strings(batch)
+    size = len(arrays['mask'])
+    if size % devices:
+        raise ConfigError(
+            'batch_size', f'{size} examples do not divide among {devices} devices'
+        )
+    return {
+        name: value.reshape(devices, size // devices, *value.shape[1:])
+        for name, value in arrays.items()
+    }
+
+
+class Prefetch:
+    """Runs `put` on the batches of an iterator in a thread, a few ahead.
+
+    `waited_s` is the time the consumer spent waiting: what the device idles for.
+    Closing it (or leaving its `with` block) ends the thread.
+    """
+
+    def __init__(self, batches, put, *, depth=2):
+        self._batches, self._put = batches, put
+        self._ready, self._error, self._done = [], None, False
+        self._depth, self._condition = depth, threading.Condition()
+        self.waited_s = 0.0
+        self._thread = threading.Thread(target=self._fill, daemon=True)
+        self._thread.start()
+
+    def _fill(self):
+        try:
+            for batch in self._batches:
+                item = self._put(batch)
+                with self._condition:
+                    self._condition.wait_for(
+                        lambda: self._done or len(self._ready) < self._depth
+                    )
+                    if self._done:
+                        return
+                    self._ready.append(item)
+                    self._condition.notify_all()
+        except Exception as error:  # handed to the consumer, raised there
+            self._error = error
+        with self._condition:
+            self._done = True
+            self._condition.notify_all()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        start = time.perf_counter()
+        with self._condition:
+            self._condition.wait_for(lambda: self._ready or self._done)
+            self.waited_s += time.perf_counter() - start
+            if self._ready:
+                item = self._ready.pop(0)
+                self._condition.notify_all()
+                return item
+        if self._error is not None:
+            raise self._error
+        raise StopIteration
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        with self._condition:
+            self._done = True
+            self._condition.notify_all()
+        # A reader may be inside `put`; joining keeps it from outliving the backend.
+        self._thread.join()

@@ -1,0 +1,256 @@
+"""ArrayRecord shards and their manifest: written whole or not at all, read by index.
+
+A folder of prepared records holds
+
+    manifest.json             schema, task, fractions, seed, counts, SHA-256 per shard
+    cases.csv                 split, case_id, patient_id, content_id, records
+    train-00000.arrayrecord   records as msgpack; no pickle anywhere
+    ...
+
+Splits are drawn by a hash of the patient id, never by image: the same patient is on
+the same side for the same seed, however many others come or go.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import grain
+from array_record.python import array_record_module
+from flax import serialization
+
+from jaxmed.errors import RecordError
+
+SCHEMA = 1
+SPLITS = ('train', 'valid', 'test')
+MANIFEST = 'manifest.json'
+CASES = 'cases.csv'
+SHARD_BYTES = 256 << 20  # large enough to read in one sweep, small enough to copy
+
+
+def split_of(patient_id, *, fractions, seed):
+    """Names the split a patient belongs to, by hash: no state, no order.
+
+    Args:
+        patient_id: str.
+        fractions: three shares (train, valid, test) that add up to 1.
+        seed: another seed draws another split.
+    """
+    digest = hashlib.sha256(f'{seed}:{patient_id}'.encode()).digest()
+    draw = int.from_bytes(digest[:8], 'big') / 2.0**64
+    for split, share in zip(SPLITS, fractions):
+        draw -= share
+        if draw < 0:
+            return split
+    # Rounding: 0.8 + 0.1 + 0.1 may fall short of 1 by a hair.
+    return [split for split, share in zip(SPLITS, fractions) if share > 0][-1]
+
+
+def parse_fractions(text):
+    """'0.8,0.1,0.1' -> (0.8, 0.1, 0.1), checked."""
+    try:
+        fractions = tuple(float(part) for part in text.split(','))
+    except ValueError:
+        raise RecordError('--splits', f'not three numbers: {text!r}') from None
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise RecordError(
+            '--splits',
+            f'three shares >= 0 that add up to 1 are needed (train,valid,test): {text!r}',
+        )
+    return fractions
+
+
+class _Shards:
+    """The shards of one split; a new one starts when the last one is full."""
+
+    def __init__(self, folder, split):
+        self.folder, self.split = folder, split
+        self.shards, self.writer = [], None
+
+    def write(self, data):
+        if self.writer is None or self.shards[-1]['bytes'] + len(data) > SHARD_BYTES:
+            self.close()
+            name = f'{self.split}-{len(self.shards):05d}.arrayrecord'
+            self.shards.append({'file': name, 'records': 0, 'bytes': 0})
+            # Groups of one: random access reads a record and not its neighbours.
+            self.writer = array_record_module.ArrayRecordWriter(
+                str(self.folder / name), 'group_size:1'
+            )
+        self.writer.write(data)
+        self.shards[-1]['records'] += 1
+        self.shards[-1]['bytes'] += len(data)
+
+    def close(self):
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+            self.shards[-1]['sha256'] = _sha256(self.folder / self.shards[-1]['file'])
+
+
+def write_records(records, folder, *, task, fractions, seed, overwrite=False):
+    """Writes records into `folder`, which appears complete or not at all.
+
+    Args:
+        records: iterable of Record; drained once, one in memory at a time.
+        folder: the target; must not exist unless `overwrite`.
+        task: name of the task the records are for.
+        fractions: shares of train, valid, test.
+        seed: of the split.
+        overwrite: replace what is there.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        RecordError: the target exists, no records came, an example id came twice, or
+            no patient fell into a split whose share is not 0.
+        InputError: whatever the reader raises; nothing is left behind.
+    """
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise RecordError(folder, 'exists already; --overwrite replaces it')
+    partial = folder.with_name(f'.{folder.name}.partial-{os.getpid()}')
+    partial.mkdir(parents=True)
+    try:
+        manifest = _write_all(records, partial, task, fractions, seed, folder)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _write_all(records, partial, task, fractions, seed, folder):
+    shards = {split: _Shards(partial, split) for split in SPLITS}
+    cases, seen = {}, set()
+    for record in records:
+        if record['example_id'] in seen:
+            raise RecordError(folder, f'example id {record["example_id"]} came twice')
+        seen.add(record['example_id'])
+        split = split_of(record['patient_id'], fractions=fractions, seed=seed)
+        shards[split].write(serialization.msgpack_serialize(record))
+        case = (
+            split, record['case_id'], record['patient_id'], record.get('content_id', '')
+        )
+        cases[case] = cases.get(case, 0) + 1
+    if not seen:
+        raise RecordError(folder, 'the source holds no example')
+    manifest = {
+        'schema': SCHEMA, 'task': task, 'seed': seed, 'fractions': list(fractions),
+        'splits': {},
+    }
+    for (split, writer), share in zip(shards.items(), fractions):
+        writer.close()
+        patients = {case[2] for case in cases if case[0] == split}
+        if share > 0 and not patients:
+            total = len({case[2] for case in cases})
+            raise RecordError(
+                folder,
+                f'none of {total} patients fell into split {split!r} ({share:g}); '
+                'give more patients, other --splits or another --seed',
+            )
+        manifest['splits'][split] = {
+            'records': sum(shard['records'] for shard in writer.shards),
+            'cases': sum(case[0] == split for case in cases),
+            'patients': len(patients),
+            'shards': writer.shards,
+        }
+    with open(partial / CASES, 'w', newline='') as file:
+        table = csv.writer(file)
+        table.writerow(['split', 'case_id', 'patient_id', 'content_id', 'records'])
+        table.writerows([*case, count] for case, count in sorted(cases.items()))
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+    return manifest
+
+
+def read_manifest(folder, *, task):
+    """The manifest of a folder of records.
+
+    Raises:
+        RecordError: no or damaged manifest, another schema, another task.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise RecordError(folder, f'no {MANIFEST}: make records with launch.prepare')
+    try:
+        manifest = json.loads(path.read_text())
+        schema, made_for = manifest['schema'], manifest['task']
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordError(path, f'damaged manifest: {error!r}') from None
+    if schema != SCHEMA:
+        raise RecordError(path, f'schema {schema}, this version reads {SCHEMA}')
+    if made_for != task:
+        raise RecordError(path, f'records of task {made_for!r}, not of {task!r}')
+    return manifest
+
+
+def read_cases(folder):
+    """Rows of cases.csv: dicts of split, case_id, patient_id, content_id."""
+    try:
+        with open(Path(folder) / CASES, newline='') as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise RecordError(Path(folder) / CASES, error.strerror) from None
+
+
+class RecordSource:
+    """Random access to the records of one split; a grain data source."""
+
+    def __init__(self, paths):
+        self._source = grain.sources.ArrayRecordDataSource([str(p) for p in paths])
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        return serialization.msgpack_restore(self._source[index])
+
+    def __repr__(self):  # grain logs it; no paths there
+        return f'RecordSource({len(self)} records)'
+
+
+def open_records(folder, split, *, task, verify):
+    """Opens one split after checking its shards against the manifest.
+
+    Args:
+        folder: of prepared records.
+        split: 'train', 'valid' or 'test'.
+        task: name the manifest must carry.
+        verify: compare SHA-256 sums (reads every byte once, about 1 GB/s).
+
+    Returns:
+        RecordSource.
+
+    Raises:
+        RecordError: naming the manifest or the shard at fault.
+    """
+    folder = Path(folder)
+    entry = read_manifest(folder, task=task)['splits'].get(split)
+    if entry is None or not entry['records']:
+        raise RecordError(folder, f'split {split!r} holds no records')
+    for shard in entry['shards']:
+        path = folder / shard['file']
+        if not path.is_file():
+            raise RecordError(path, 'shard is missing')
+        if verify and _sha256(path) != shard['sha256']:
+            raise RecordError(path, 'damaged shard: its SHA-256 is not the manifest\'s')
+    source = RecordSource(folder / shard['file'] for shard in entry['shards'])
+    if len(source) != entry['records']:
+        raise RecordError(
+            folder, f'{len(source)} records in {split!r}, manifest: {entry["records"]}'
+        )
+    return source
+
+
+def fingerprint(folder):
+    """SHA-256 of the manifest: tells prepared data apart, shard sums included."""
+    return _sha256(Path(folder) / MANIFEST)
+
+
+def _sha256(path):
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()

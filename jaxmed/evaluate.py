@@ -1,0 +1,81 @@
+"""A trained task on a split: rows -> cases -> report. Prediction, then counting."""
+
+from jaxmed import predict, report
+from jaxmed.data import records
+from jaxmed.errors import RecordError
+
+
+class _Subset:
+    """Some records of a source, in order."""
+
+    def __init__(self, source, places):
+        self._source, self._places = source, places
+
+    def __len__(self):
+        return len(self._places)
+
+    def __getitem__(self, index):
+        return self._source[self._places[index]]
+
+
+def leave_out_seen(source, *, seen_in):
+    """Drops the records of cases that a model may have been trained on.
+
+    Args:
+        source: records to be measured.
+        seen_in: prepared folder the model was trained from; its train and valid
+            splits count as seen.
+
+    Returns:
+        (source without them, sorted case ids that were left out).
+    """
+    seen = set()
+    for case in records.read_cases(seen_in):
+        if case['split'] != 'test':
+            seen |= {case['patient_id'], case['content_id']} - {''}
+    places, dropped = [], set()
+    for place in range(len(source)):
+        record = source[place]
+        if seen & {record['patient_id'], record.get('content_id', '')}:
+            dropped.add(record['case_id'])
+        else:
+            places.append(place)
+    if not places:
+        raise RecordError(seen_in, 'all cases to be measured were trained on')
+    return _Subset(source, places), sorted(dropped)
+
+
+def evaluate(task, members, sources, *, views, batch_size, resamples, seed):
+    """Measures a task and its baselines.
+
+    Args:
+        task: Task.
+        members: sequence of weights.
+        sources: name of the data -> source; the first is reported on with baselines
+            and pictures, the others stand beside it.
+        views: test-time augmentation.
+        batch_size: examples at once.
+        resamples: of the bootstrap over patients.
+        seed: of the bootstrap.
+
+    Returns:
+        (list of report.Result, cases of the first, rows of the first).
+    """
+    split_rows = predict.make_split_rows(task, views=views)
+    results, first = [], None
+    for name, source in sources.items():
+        rows = split_rows(members, source, batch_size=batch_size)
+        cases = task.cases(rows)
+        results.append(report.Result('this model', name, report.summarise(
+            cases, task.metrics, resamples=resamples, seed=seed
+        )))
+        if first is not None:
+            continue
+        first = cases, rows
+        for baseline, function in task.baselines.items():
+            rows_of = predict.make_split_rows(task, views=(), baseline=function)
+            cases = task.cases(rows_of(members, source, batch_size=batch_size))
+            results.append(report.Result(baseline, name, report.summarise(
+                cases, task.metrics, resamples=resamples, seed=seed
+            )))
+    return results, *first

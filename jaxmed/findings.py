@@ -1,0 +1,110 @@
+"""Prediction on a file or a folder: pictures, findings.csv and findings.json."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from jaxmed.data.pipeline import Prefetch
+from jaxmed.errors import InputError
+
+
+def predict_files(predictor, path, output):
+    """Predicts every case under `path` and writes what was found.
+
+    In a folder one bad file costs its own row, with status and reason; a single bad
+    file raises. The next file is read while the device works on this one.
+
+    Args:
+        predictor: predict.Predictor.
+        path: a file or a folder.
+        output: folder; gets KIND/NAME.png for each kind of picture, findings.csv and
+            findings.json. Each file appears whole or not at all.
+
+    Returns:
+        (rows of findings.csv as dicts, number of cases that failed).
+
+    Raises:
+        InputError: the single file is bad, or nothing can be read or written.
+    """
+    path, output = Path(path), Path(output)
+    task = predictor.task
+    files = task.files(path)
+
+    def read(file):
+        try:
+            return file, list(task.read(file)), None
+        except InputError as error:
+            return file, [], error
+
+    rows, details, failed, taken = [], [], 0, set()
+    with Prefetch(iter(files), read) as ready:
+        for file, records, error in tqdm(ready, total=len(files), disable=None):
+            if error is not None:
+                if not path.is_dir():
+                    raise error
+                failed += 1
+                logging.warning('%s', error)
+                rows.append({
+                    'file': str(file.relative_to(path)), 'status': 'failed',
+                    'reason': error.reason,
+                })
+                details.append(rows[-1])
+                continue
+            for record in records:
+                finding = predictor.predict(record)
+                name = _free_name(file, path, taken)
+                for kind, picture in finding.pictures.items():
+                    write_png(output / kind / f'{name}.png', picture)
+                row = {
+                    'file': str(file.relative_to(path) if path.is_dir() else file.name),
+                    'status': 'done', 'reason': '',
+                }
+                rows.append(row | finding.row)
+                details.append(row | finding.row | finding.details)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, restval='', lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    replace(output / 'findings.csv', table.getvalue().encode())
+    replace(output / 'findings.json', json.dumps(details, indent=1).encode())
+    return rows, failed
+
+
+def _free_name(file, root, taken):
+    """The file's name without suffix, with it where another file has that name."""
+    name = file.relative_to(root) if root.is_dir() else Path(file.name)
+    for choice in (name.with_suffix(''), name):
+        if choice not in taken:
+            taken.add(choice)
+            return choice
+    raise InputError(file, 'comes twice')
+
+
+def write_png(path, picture):
+    """uint8 [H, W] or RGB [H, W, 3] -> a PNG that appears whole."""
+    if picture.ndim == 3:
+        picture = picture[..., ::-1]  # OpenCV writes BGR
+    done, data = cv2.imencode('.png', np.ascontiguousarray(picture))
+    if not done:
+        raise InputError(path, 'the picture could not be encoded')
+    replace(path, data.tobytes())
+
+
+def replace(path, data):
+    """Writes bytes under another name and renames: never half a file."""
+    partial = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(path, f"can't be written: {error.strerror}") from None

@@ -1,0 +1,128 @@
+"""Numbers over a whole split, from one row per case, and how sure they are.
+
+A metric takes rows (NumPy columns [N]) and returns a float. One value per case is
+averaged, never pooled pixels: each patient weighs alike. With nothing to average the
+answer is NaN, which is not the same as 0, and no warning.
+
+Columns of segmentation rows, each [N]:
+  intersection, predicted, actual      pixels
+  boundary_precision, boundary_recall  in [0, 1]; NaN where neither mask has an outline
+  count_predicted, count_actual        cells; NaN where unknown
+"""
+
+import numpy as np
+
+
+def dice(rows):
+    """Mean Dice over the images where the class is present or predicted."""
+    return _mean(_dice_values(rows))
+
+
+def dice_median(rows):
+    """Median Dice over the images where the class is present or predicted."""
+    values = _dice_values(rows)
+    return float(np.median(values)) if len(values) else float('nan')
+
+
+def dice_worst(rows):
+    """The lowest Dice of an image where the class is present or predicted."""
+    values = _dice_values(rows)
+    return float(np.min(values)) if len(values) else float('nan')
+
+
+def iou(rows):
+    """Mean intersection over union; the images that `dice` averages."""
+    union = rows['predicted'] + rows['actual'] - rows['intersection']
+    return _mean(_ratio(rows['intersection'], union))
+
+
+def precision(rows):
+    """Mean share of the predicted pixels that are right, where any are predicted."""
+    return _mean(_ratio(rows['intersection'], rows['predicted']))
+
+
+def recall(rows):
+    """Mean share of the actual pixels that are found, where there are any."""
+    return _mean(_ratio(rows['intersection'], rows['actual']))
+
+
+def boundary_f1(rows):
+    """Mean F1 of outlines; an image in which just one side has an outline gives 0."""
+    hit, found = rows['boundary_precision'], rows['boundary_recall']
+    known = ~(np.isnan(hit) | np.isnan(found))
+    hit, found = hit[known], found[known]
+    total = hit + found
+    return _mean(2 * hit * found / np.where(total > 0, total, 1))
+
+
+def count_error(rows):
+    """Mean absolute difference of cell counts, in cells per image."""
+    return _mean(np.abs(_count_differences(rows)))
+
+
+def count_bias(rows):
+    """Mean of predicted minus actual cell counts: above 0 for too many."""
+    return _mean(_count_differences(rows))
+
+
+def bootstrap_interval(rows, metric, *, groups, resamples=1000, seed, level=0.95):
+    """Percentile interval of a metric, resampling patients with replacement.
+
+    Images of one patient resemble each other; resampling images would promise more
+    than the data hold. Resamples in which the metric is undefined (NaN: no positive
+    drawn, say) are left out. Deterministic in `seed`.
+
+    Args:
+        rows: columns, each [N, ...].
+        metric: rows -> float.
+        groups: [N], the patient of each row; N patients = len(np.unique(groups)).
+        resamples: how many times to draw as many patients as there are.
+        level: share of the resampled values between the two bounds.
+
+    Returns:
+        (low, high); (nan, nan) if over half of the resamples are undefined, and
+        with fewer than two patients, who say nothing about the next one.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    groups = np.asarray(groups)
+    patients, member = np.unique(groups, return_inverse=True)
+    if len(patients) < 2:
+        return float('nan'), float('nan')
+    by_patient = np.argsort(member, kind='stable')  # rows, patient after patient
+    sizes = np.bincount(member)
+    firsts = np.cumsum(sizes) - sizes
+    drawn = np.random.default_rng(seed).integers(
+        len(patients), size=(resamples, len(patients)))
+
+    values = np.empty(resamples)
+    for resample, chosen in enumerate(drawn):
+        lengths = sizes[chosen]
+        # Runs firsts[i], firsts[i] + 1, ... laid end to end, without a loop.
+        shift = firsts[chosen] - (np.cumsum(lengths) - lengths)
+        picked = by_patient[np.repeat(shift, lengths) + np.arange(lengths.sum())]
+        values[resample] = metric(
+            {name: column[picked] for name, column in rows.items()})
+    values = values[~np.isnan(values)]
+    if len(values) * 2 < resamples:
+        return float('nan'), float('nan')
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _mean(values):
+    return float(np.mean(values)) if len(values) else float('nan')
+
+
+def _ratio(part, whole):
+    """part / whole where there is a whole; the other images are left out."""
+    return part[whole > 0] / whole[whole > 0]
+
+
+def _dice_values(rows):
+    return _ratio(2.0 * rows['intersection'], rows['predicted'] + rows['actual'])
+
+
+def _count_differences(rows):
+    difference = np.asarray(rows['count_predicted'], float) - rows['count_actual']
+    return difference[~np.isnan(difference)]

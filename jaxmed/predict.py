@@ -1,0 +1,200 @@
+"""Weights and records -> rows: the one prediction path, averaged over views and members.
+
+The evaluator, validation during training and prediction on files all go through
+`make_apply`; only what feeds it differs.
+"""
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxmed.data import pipeline
+
+ID_BYTES = 256  # an id's room when rows travel between processes
+
+
+def _make_forward(task, views):
+    """(members, batch) -> (averaged probabilities, outputs of the first member)."""
+
+    def forward(members, batch):
+        inputs = task.preprocess(batch)['inputs']
+        outputs = [
+            (
+                view,
+                task.model.apply(
+                    {'params': weights['params'], **weights['model_state']},
+                    view.forward(inputs), train=False,
+                ),
+            )
+            for weights in members
+            for view in views
+        ]
+        parts = [view.inverse(task.probabilities(output)) for view, output in outputs]
+        mean = jax.tree.map(lambda *leaves: sum(leaves) / len(parts), *parts)
+        return mean, outputs[0][1]
+
+    return forward
+
+
+def make_apply(task, *, views):
+    """Builds (members, batch) -> probabilities, averaged over members and views.
+
+    Args:
+        task: Task.
+        views: sequence of View; the identity alone is no augmentation.
+
+    Returns:
+        A pure function; `members` is a sequence of {'params', 'model_state'} and
+        `batch` holds raw records, [B, ...].
+    """
+    forward = _make_forward(task, views)
+    return lambda members, batch: forward(members, batch)[0]
+
+
+def make_split_rows(task, *, views, baseline=None):
+    """Builds a function that predicts every record of a split.
+
+    Compiled once for all calls with the same batch size; runs on all local devices,
+    and each process takes its share of the records.
+
+    Args:
+        task: Task.
+        views: test-time augmentation.
+        baseline: (raw batch) -> probabilities on the host, in place of the model.
+
+    Returns:
+        (members, source, *, batch_size) -> Rows in the order of the records; the
+        column 'loss' is that of the first member under the first view.
+    """
+    forward = _make_forward(task, views)
+
+    def step(members, batch):
+        probabilities, outputs = forward(members, batch)
+        loss = task.loss(outputs, task.preprocess(batch))
+        return {**task.rows(probabilities, batch), 'loss': loss}
+
+    compiled = jax.pmap(step, in_axes=(None, 0))
+    baseline_rows = jax.jit(task.rows)
+
+    def predict_batch(members, batch):
+        arrays, strings = pipeline.split_strings(batch)
+        if baseline is None:
+            rows = compiled(
+                members, pipeline.shard(batch, devices=jax.local_device_count())
+            )
+            rows = {k: v.reshape(-1, *v.shape[2:]) for k, v in rows.items()}
+        else:
+            rows = baseline_rows(baseline(batch), arrays)
+        return {**rows, 'mask': arrays['mask'], **strings}
+
+    def split_rows(members, source, *, batch_size):
+        devices = jax.local_device_count()
+        batches = pipeline.eval_batches(
+            source, batch_size=math.ceil(batch_size / devices) * devices,
+            index=jax.process_index(), count=jax.process_count(),
+        )
+        # Dispatched one ahead: reading a batch overlaps with computing the last.
+        rows, pending = [], None
+        for batch in batches:
+            previous, pending = pending, predict_batch(members, batch)
+            if previous is not None:
+                rows.append(jax.device_get(previous))
+        rows.append(jax.device_get(pending))
+        rows = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        rows = _gather(rows)
+        keep = rows.pop('mask') > 0
+        return {name: column[keep] for name, column in rows.items()}
+
+    return split_rows
+
+
+def _gather(rows):
+    """Joins the rows of all processes, in the order of the records."""
+    if jax.process_count() == 1:
+        return rows
+    coded = {
+        name: _encode(column) if column.dtype.kind == 'U' else column
+        for name, column in rows.items()
+    }
+    # Record i went to process i % count, so interleaving restores the order.
+    joined = jax.tree.map(
+        lambda column: np.swapaxes(column, 0, 1).reshape(-1, *column.shape[2:]),
+        multihost_utils.process_allgather(coded, tiled=False),
+    )
+    return {
+        name: _decode(column) if rows[name].dtype.kind == 'U' else np.asarray(column)
+        for name, column in joined.items()
+    }
+
+
+def _encode(strings):
+    coded = np.zeros((len(strings), ID_BYTES), np.uint8)
+    for place, text in enumerate(strings):
+        data = str(text).encode()[:ID_BYTES]
+        coded[place, :len(data)] = np.frombuffer(data, np.uint8)
+    return coded
+
+
+def _decode(coded):
+    return np.array([bytes(row).rstrip(b'\0').decode(errors='replace') for row in coded])
+
+
+def example_inputs(task):
+    """Model inputs of the task's example, [1, ...] abstract."""
+    arrays, _ = pipeline.split_strings(pipeline.stack([task.example]))
+    return jax.eval_shape(lambda batch: task.preprocess(batch)['inputs'], arrays)
+
+
+def weights_spec(task):
+    """Shapes and types of the weights, {'params': ..., 'model_state': ...}."""
+
+    def init(key):
+        inputs = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example_inputs(task)
+        )
+        variables = task.model.init(key, inputs, train=False)
+        params = variables.pop('params')
+        return {'params': params, 'model_state': variables}
+
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+class Predictor:
+    """A trained task: files in, findings out.
+
+    Args:
+        task: Task.
+        members: sequence of {'params', 'model_state'}; several are averaged.
+        views: test-time augmentation, a sequence of View.
+        batch_size: examples that go through the network at once.
+    """
+
+    def __init__(self, task, members, *, views, batch_size):
+        self.task, self.batch_size = task, batch_size
+        self._members = jax.device_put(list(members))
+        self._apply = jax.jit(make_apply(task, views=views))
+
+    def apply(self, batch):
+        """Probabilities of a batch of raw arrays [batch_size, ...], on the device."""
+        return self._apply(self._members, batch)
+
+    def predict(self, record):
+        """The Finding of one record of any size."""
+        probabilities = self.task.infer(
+            self.apply, record, batch_size=self.batch_size
+        )
+        return self.task.findings(record, probabilities)
+
+    def __call__(self, path):
+        """Findings of a file, or a list of them for a folder; bad input raises."""
+        path = Path(path)
+        findings = [
+            self.predict(record)
+            for file in self.task.files(path)
+            for record in self.task.read(file)
+        ]
+        return findings if path.is_dir() else findings[0]

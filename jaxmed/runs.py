@@ -1,0 +1,161 @@
+"""A run folder: its config, its checkpoints, and the way back to a trained task.
+
+    config.json        what the run was started with; a resume must agree
+    checkpoints/       best and latest
+    records/           phantom records, where the config names none
+    events.*           TensorBoard
+    report/            what the evaluation wrote
+"""
+
+import json
+import os
+from pathlib import Path
+
+from jaxmed import predict
+from jaxmed.checkpoint import Checkpoints
+from jaxmed.errors import CheckpointError, ConfigError
+from jaxmed.tasks import TASKS
+
+CONFIG = 'config.json'
+FREE = ('runtime', 'evaluate')  # sections that do not change the parameters
+
+
+def make_task(config, *, axis_name=None):
+    """The task a config (nested dicts) describes.
+
+    Raises:
+        ConfigError: no such task, or options that it does not have.
+    """
+    name = config['task_name']
+    if name not in TASKS:
+        raise ConfigError('task_name', f'{name!r} is none of {sorted(TASKS)}')
+    try:
+        return TASKS[name](**config['task'], axis_name=axis_name)
+    except TypeError as error:
+        raise ConfigError(f'task {name}', error) from None
+
+
+def open_run(workdir, config):
+    """Makes a run folder, or checks that an existing one has the same config.
+
+    Args:
+        workdir: the folder.
+        config: nested dicts of JSON values.
+
+    Raises:
+        ConfigError: naming the fields that differ from those the run began with.
+    """
+    workdir = Path(workdir)
+    path = workdir / CONFIG
+    config = json.loads(json.dumps(config))
+    if path.is_file():
+        before, now = _fields(read_config(workdir)), _fields(config)
+        differ = [
+            f'{name} ({before.get(name, "absent")} -> {now.get(name, "absent")})'
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and not name.startswith(FREE)
+        ]
+        if differ:
+            raise ConfigError(
+                workdir,
+                f'the config changed since this run began: {", ".join(differ)}; '
+                'take another --workdir or the old values',
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = workdir / f'.{CONFIG}.{os.getpid()}'
+        partial.write_text(json.dumps(config, indent=1, sort_keys=True))
+        os.replace(partial, path)
+    except OSError as error:
+        raise ConfigError(workdir, f"can't be written: {error.strerror}") from None
+
+
+def read_config(workdir):
+    """The config a run was started with.
+
+    Raises:
+        CheckpointError: not a run folder, or its config is damaged.
+    """
+    path = Path(workdir) / CONFIG
+    if not path.is_file():
+        raise CheckpointError(workdir, f'not a run folder: it has no {CONFIG}')
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(path, f'damaged: {error}') from None
+
+
+def records_folder(workdir, config):
+    """Where the records of a run are: as named, or drawn into the run folder."""
+    named = config['data']['records']
+    return Path(named) if named else Path(workdir) / 'records'
+
+
+def _fields(config, prefix=''):
+    fields = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            fields |= _fields(value, f'{prefix}{name}.')
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def load_members(workdirs, *, which='best'):
+    """Trained weights of one or several runs of the same task.
+
+    Args:
+        workdirs: run folders; several are an ensemble.
+        which: 'best' or 'latest'.
+
+    Returns:
+        (task, members, config of the first run, steps).
+
+    Raises:
+        CheckpointError: a folder is no run, its checkpoint is damaged or of another
+            model than the first one's.
+    """
+    config = read_config(workdirs[0])
+    task = make_task(config)
+    spec = predict.weights_spec(task)
+    members, steps = [], []
+    for workdir in workdirs:
+        other = read_config(workdir)['task_name']
+        if other != config['task_name']:
+            raise CheckpointError(
+                workdir, f'a run of task {other!r}, not of {config["task_name"]!r}'
+            )
+        checkpoints = Checkpoints(workdir, read_only=True)
+        weights, step = checkpoints.restore_weights(spec, which=which)
+        checkpoints.close()
+        members.append(weights)
+        steps.append(step)
+    return task, members, config, steps
+
+
+def load(workdir, *, views=None, batch_size=8):
+    """A predictor: `load('RUN')('smear.jpg')` gives a types.Finding.
+
+    Args:
+        workdir: a run folder, or a sequence of them to average.
+        views: how many views of test-time augmentation; None takes the config's.
+        batch_size: examples that go through the network at once.
+
+    Returns:
+        predict.Predictor.
+    """
+    workdirs = [workdir] if isinstance(workdir, (str, os.PathLike)) else list(workdir)
+    task, members, config, _ = load_members(workdirs)
+    return predict.Predictor(
+        task, members, batch_size=batch_size,
+        views=choose_views(task, config['evaluate']['views'] if views is None else views),
+    )
+
+
+def choose_views(task, count):
+    """The first `count` views of test-time augmentation."""
+    if not 1 <= count <= len(task.views):
+        raise ConfigError(
+            'evaluate.views', f'{count} is not in [1, {len(task.views)}]'
+        )
+    return task.views[:count]

@@ -1,0 +1,284 @@
+"""The one trainer: a compiled update over all devices, and the loop around it."""
+
+import signal
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from jax import lax
+from jax.experimental import multihost_utils
+
+from jaxmed import checkpoint, predict
+from jaxmed.data import pipeline
+from jaxmed.errors import ConfigError
+
+AXIS = 'devices'
+
+
+class TrainState(NamedTuple):
+    """Arrays only: what it takes to resume, and nothing else."""
+
+    step: Any  # [] int32, updates made so far
+    params: Any
+    model_state: Any  # e.g. {'batch_stats': ...}; {} for a stateless model
+    opt_state: Any
+
+
+class Result(NamedTuple):
+    """How a call of `fit` ended."""
+
+    step: int
+    finished: bool  # False: interrupted, run again to resume
+    points: list  # [{'step', 'loss', ...}]: the curves
+    input_wait: float  # share of the loop's time spent waiting for data
+
+
+def init_state(task, tx, *, seed):
+    """A fresh state; a function of the seed alone, the same on every process."""
+    batch = pipeline.stack([task.example])
+    arrays, _ = pipeline.split_strings(batch)
+
+    def init(key):
+        inputs = task.preprocess(arrays)['inputs']
+        variables = task.model.init(key, inputs, train=False)
+        params = variables.pop('params')
+        return TrainState(jnp.int32(0), params, variables, tx.init(params))
+
+    return jax.jit(init)(jax.random.key(seed))
+
+
+def make_train_step(task, tx):
+    """Builds the pure update (state, batch, key) -> (state, scalars).
+
+    It sees one device's share of the batch under the axis AXIS. The loss is the
+    mean over all unmasked examples on all devices, and the randomness of an example
+    comes from its place in the whole batch, so the update does not depend on how the
+    examples are spread.
+    """
+
+    def train_step(state, batch, key):
+        key = jax.random.fold_in(key, state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        size = batch['mask'].shape[0]
+        places = lax.axis_index(AXIS) * size + jnp.arange(size)
+        keys = jax.vmap(lambda place: jax.random.fold_in(augment_key, place))(places)
+        batch = task.augment(keys, task.preprocess(batch))
+        count = jnp.maximum(lax.psum(batch['mask'].sum(), AXIS), 1.0)
+
+        def loss_fn(params):
+            outputs, model_state = task.model.apply(
+                {'params': params, **state.model_state}, batch['inputs'],
+                train=True, mutable=list(state.model_state),
+                rngs={'dropout': dropout_key},
+            )
+            # `where`, since NaN * 0 is NaN: a filler may hold anything.
+            losses = jnp.where(batch['mask'] > 0, task.loss(outputs, batch), 0.0)
+            return jnp.sum(losses * batch['mask']) / count, model_state
+
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, model_state), grads = grad_fn(state.params)
+        loss, grads = lax.psum((loss, grads), AXIS)  # shares add up to the mean
+        model_state = lax.pmean(model_state, AXIS)
+
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, value=loss
+        )
+        params = optax.apply_updates(state.params, updates)
+        scalars = {'loss': loss, 'grad_norm': optax.tree.norm(grads)}
+        return TrainState(state.step + 1, params, model_state, opt_state), scalars
+
+    return train_step
+
+
+def compile_step(step, *, pmap):
+    """Runs a per-device step over [devices, B, ...] batches; state has no axis.
+
+    pmap puts each slice on its own device. jit is the same arithmetic on one
+    device, which is how tests check many devices on a laptop. The state is donated:
+    the update happens in place.
+    """
+    axes = dict(axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
+    if pmap:
+        return jax.pmap(step, **axes, donate_argnums=0)
+    return jax.jit(jax.vmap(step, **axes), donate_argnums=0)
+
+
+def replicate(state):
+    """Lays a state on all local devices: what pmap with donation needs."""
+    mesh = jax.sharding.Mesh(jax.local_devices(), (AXIS,))
+    return jax.device_put(
+        state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    )
+
+
+def put_batch(batch):
+    """Sends a host batch to the local devices, [devices, B / devices, ...]."""
+    devices = jax.local_devices()
+    mesh = jax.sharding.Mesh(devices, (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    return jax.device_put(pipeline.shard(batch, devices=len(devices)), sharding)
+
+
+class _Interrupt:
+    """Notes SIGTERM and SIGINT, so that the loop can save before it leaves."""
+
+    def __enter__(self):
+        self.noted = False
+        self._old = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._old[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: the caller handles signals
+                break
+        return self
+
+    def _note(self, number, frame):
+        self.noted = True
+
+    def __exit__(self, *exception):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def at(self, step):
+        """Whether to stop here; the same answer on all processes."""
+        if jax.process_count() == 1:
+            return self.noted
+        return bool(
+            multihost_utils.process_allgather(np.array(self.noted)).any()
+        ) if step % 10 == 0 else False
+
+
+def fit(
+    task, optimizer, train_source, valid_source, *, checkpoints, seed, steps,
+    batch_size, eval_batch_size, eval_every, checkpoint_every, log_every, workers,
+    monitor, patience, data_id, progress, pmap=True,
+):
+    """Trains until `steps` updates, a plateau, or a signal; resumes by itself.
+
+    Same arguments, same devices: the same bits on a CPU, however often the process
+    is killed in between, since the order of the data and all randomness are
+    functions of (seed, step) and state, place and curves are saved as one.
+
+    Args:
+        task: Task.
+        optimizer: optimizers.Optimizer.
+        train_source: random access to Records.
+        valid_source: likewise; None skips validation and keeps the latest state.
+        checkpoints: checkpoint.Checkpoints; the latest one is resumed.
+        seed: of parameters, order, augmentation and dropout.
+        steps: updates in all.
+        batch_size: examples an update, over all devices and processes.
+        eval_batch_size: examples a validation batch, of one process.
+        eval_every: updates between validations; each one saves.
+        checkpoint_every: updates between saves without validation.
+        log_every: updates between lines of the log.
+        workers: reading processes.
+        monitor: name of the metric whose largest validation value is the best.
+        patience: validations without a better value before stopping; 0 never stops.
+        data_id: what identifies the records; another one on resume is refused.
+        progress: object with start(step, steps), point(dict), pictures(step, rows)
+            and close(): where people watch.
+        pmap: False runs on one device by jit.
+
+    Returns:
+        Result.
+    """
+    if valid_source is not None and monitor not in task.metrics:
+        raise ConfigError('monitor', f'{monitor!r} is none of {sorted(task.metrics)}')
+    state = init_state(task, optimizer.tx, seed=seed)
+    saved = checkpoints.restore(state)
+    points, start = [], 0
+    if saved is not None:
+        state, place = saved
+        if place['data_id'] != data_id:
+            raise ConfigError(
+                checkpoints.folder, 'the prepared records changed since the run began'
+            )
+        points, start = place['points'], place['step']
+    state = replicate(state) if pmap else state
+    train_step = compile_step(make_train_step(task, optimizer.tx), pmap=pmap)
+    split_rows = predict.make_split_rows(task, views=task.views[:1])
+    key = jax.random.key(seed)
+
+    def save(step, value=None):
+        checkpoints.save(
+            step, state, {'step': step, 'data_id': data_id, 'points': points}, value
+        )
+
+    def validate(step):
+        weights = {'params': state.params, 'model_state': state.model_state}
+        rows = split_rows([weights], valid_source, batch_size=eval_batch_size)
+        cases = task.cases(rows)
+        progress.pictures(step, rows)
+        return {
+            'step': step, 'valid_loss': float(np.mean(rows['loss'])),
+            **{name: metric(cases) for name, metric in task.metrics.items()},
+        }
+
+    finished = _stalled(points, monitor, patience) or start >= steps
+    if finished:
+        return Result(start, True, points, 0.0)
+    batches = pipeline.train_batches(
+        train_source, batch_size=batch_size, seed=seed, start=start, workers=workers
+    )
+    put = put_batch if pmap else lambda b: pipeline.shard(b, devices=1)
+    progress.start(start, steps)
+    began = tick = time.perf_counter()
+    waited, losses, step = 0.0, [], start
+    with _Interrupt() as interrupt, pipeline.Prefetch(batches, put) as prefetch:
+        while step < steps:
+            state, scalars = train_step(state, next(prefetch), key)
+            losses.append(scalars['loss'])
+            step += 1
+            evaluate = valid_source is not None and (
+                step % eval_every == 0 or step == steps
+            )
+            stop = interrupt.at(step)
+            if evaluate or stop or step % log_every == 0 or step == steps:
+                # The one place that waits for the device.
+                mean = float(np.mean(jax.device_get(losses)))
+                if not np.isfinite(mean):
+                    raise ConfigError(
+                        'optimizer', f'the loss is {mean} before update {step}: '
+                        'lower the learning rate; the last checkpoint is kept'
+                    )
+                now = time.perf_counter()
+                point = {
+                    'step': step, 'loss': mean,
+                    'learning_rate': optimizer.learning_rate(state.opt_state, step),
+                }
+                points.append(point)
+                progress.point(
+                    point, examples_per_s=len(losses) * batch_size / (now - tick),
+                    input_wait=(prefetch.waited_s - waited) / (now - tick),
+                )
+                losses, waited = [], prefetch.waited_s
+            if evaluate:
+                points.append(validate(step))
+                progress.point(points[-1])
+                save(step, points[-1][monitor])
+                finished = _stalled(points, monitor, patience)
+            elif stop or step == steps or step % checkpoint_every == 0:
+                save(step)
+            if evaluate or not losses:
+                tick = time.perf_counter()
+            if stop or finished:
+                break
+        input_wait = prefetch.waited_s / (time.perf_counter() - began)
+    checkpoints.wait()
+    progress.close()
+    return Result(step, finished or step >= steps, points, input_wait)
+
+
+def _stalled(points, monitor, patience):
+    """Whether the last `patience` validations brought nothing better."""
+    values = [point[monitor] for point in points if monitor in point]
+    if not patience or len(values) <= patience:
+        return False
+    # NaN (no case with the class) never counts as better.
+    values = np.nan_to_num(np.array(values, float), nan=-np.inf)
+    return bool(values[-patience:].max() <= values[:-patience].max())

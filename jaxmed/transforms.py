@@ -1,0 +1,108 @@
+"""Augmentation on the device, and the views of test-time augmentation.
+
+An augmentation takes one key per example, (keys [B], batch) -> batch, so that what
+happens to an example does not depend on which device it lies on.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmed.types import View
+
+
+def compose(*augmentations):
+    """Applies augmentations in order, each with keys of its own."""
+
+    def augment(keys, batch):
+        for number, step in enumerate(augmentations):
+            split = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+            batch = step(split, batch)
+        return batch
+
+    return augment
+
+
+def flip(keys, batch):
+    """Mirrors rows and columns, each in half of all cases, image and mask alike.
+
+    Paper 002 meant this; its `img[:, :-1, :]` crops a row instead.
+    """
+    draws = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (2,)))(keys)
+    return _on_pair(lambda x, d: _mirror(_mirror(x, d[0], 0), d[1], 1), batch, draws)
+
+
+def flip_and_turn(keys, batch):
+    """Random mirror and quarter turn, the same for image and mask: all 8 alike.
+
+    For smears, which have no up or down. Not for chest X-rays: a mirrored heart
+    is another diagnosis (dextrocardia). Needs square images.
+    """
+    draws = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (3,)))(keys)
+
+    def turn(x, d):
+        # Transposing and two mirrors generate the symmetries of the square.
+        x = jnp.where(d[2], jnp.swapaxes(x, 0, 1), x)
+        return _mirror(_mirror(x, d[0], 0), d[1], 1)
+
+    return _on_pair(turn, batch, draws)
+
+
+def make_colour_and_light(*, strength):
+    """Builds random changes of stain and lamp on inputs [B, H, W, C] in [0, 1].
+
+    Per channel a gain, per image a gain, an offset and a gamma, all about 1 or 0:
+    x -> clip((x * gain + offset) ** gamma).
+
+    Args:
+        strength: half-width of the common gain and of log gamma; channel gains and
+            the offset vary by half of it. 0.15 stays within one laboratory.
+    """
+
+    def change(key, x):
+        common, channel, offset, gamma = jax.random.split(key, 4)
+        gain = 1.0 + strength * jax.random.uniform(common, (), minval=-1, maxval=1)
+        gain *= 1.0 + strength / 2 * jax.random.uniform(
+            channel, x.shape[-1:], minval=-1, maxval=1
+        )
+        shift = strength / 2 * jax.random.uniform(offset, (), minval=-1, maxval=1)
+        power = jnp.exp(strength * jax.random.uniform(gamma, (), minval=-1, maxval=1))
+        return jnp.clip(x * gain + shift, 0.0, 1.0) ** power
+
+    def augment(keys, batch):
+        return batch | {'inputs': jax.vmap(change)(keys, batch['inputs'])}
+
+    return augment
+
+
+def _mirror(x, draw, axis):
+    return jnp.where(draw, jnp.flip(x, axis), x)
+
+
+def _on_pair(function, batch, draws):
+    apply = jax.vmap(function)
+    return batch | {k: apply(batch[k], draws) for k in ('inputs', 'targets')}
+
+
+IDENTITY = View(lambda x: x, lambda x: x)
+
+
+def _square_view(rows, columns, swap):
+    """One symmetry of the square on [B, H, W, C], and its inverse."""
+    flipped = tuple(axis for axis, on in ((1, rows), (2, columns)) if on)
+
+    def forward(x):
+        return jnp.flip(jnp.swapaxes(x, 1, 2) if swap else x, flipped)
+
+    def inverse(x):
+        x = jnp.flip(x, flipped)
+        return jnp.swapaxes(x, 1, 2) if swap else x
+
+    return View(forward, inverse)
+
+
+# The identity first, then the other mirrors and quarter turns.
+SQUARE_VIEWS = (IDENTITY, *(
+    _square_view(rows, columns, swap)
+    for swap in (False, True) for rows in (False, True) for columns in (False, True)
+    if (swap, rows, columns) != (False, False, False)
+))

@@ -1,0 +1,38 @@
+"""Measures a run on a split and writes report.json and report.html.
+
+    python -m launch.evaluate --workdir=/tmp/run --split=test
+
+Several run folders, separated by commas, are averaged.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+import launch
+from jaxmed import jobs
+
+_WORKDIR = flags.DEFINE_list('workdir', None, 'Run folder, or several of them.')
+_SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'valid', 'test'], 'What on.')
+_RECORDS = flags.DEFINE_string('records', None, 'Another prepared set.')
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder; WORKDIR/report_SPLIT if unset.')
+_WHICH = flags.DEFINE_enum('which', 'best', ['best', 'latest'], 'Checkpoint.')
+_VIEWS = flags.DEFINE_integer('views', None, 'Of test-time augmentation.')
+_VERIFY = flags.DEFINE_bool('verify', True, 'Compare the shards with the manifest.')
+flags.mark_flags_as_required(['workdir'])
+
+
+def main(argv):
+    outcome = jobs.evaluate_run(
+        _WORKDIR.value, folder=_RECORDS.value and Path(_RECORDS.value),
+        split=_SPLIT.value, which=_WHICH.value, views=_VIEWS.value,
+        output=_OUTPUT.value or Path(_WORKDIR.value[0]) / f'report_{_SPLIT.value}',
+        verify=_VERIFY.value, command=launch.command(),
+    )
+    launch.print_results(outcome.results)
+    for name, path in outcome.paths.items():
+        print(f'{name}: {path}')
+
+
+if __name__ == '__main__':
+    launch.run(main)

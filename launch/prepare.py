@@ -1,0 +1,44 @@
+"""Turns a source folder into records: shards, manifest and table of cases.
+
+    python -m launch.prepare --config=configs/white_blood_cell_unet.py \
+        --layout=sigtuple --source=Train_Data --output=/data/wbc
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+import launch
+from jaxmed import runs
+from jaxmed.data import records
+from jaxmed.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Task and its options.')
+_LAYOUT = flags.DEFINE_string('layout', None, 'How the source folder is laid out.')
+_SOURCE = flags.DEFINE_string('source', None, 'Folder with the raw files.')
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder for the records.')
+_SPLITS = flags.DEFINE_string('splits', '0.8,0.1,0.1', 'Shares of train,valid,test.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the split.')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace the output folder.')
+flags.mark_flags_as_required(['config', 'layout', 'source', 'output'])
+
+
+def main(argv):
+    config = _CONFIG.value.to_dict()
+    task = runs.make_task(config)
+    if _LAYOUT.value not in task.sources:
+        raise InputError('--layout', f'{_LAYOUT.value!r} is none of {[*task.sources]}')
+    manifest = records.write_records(
+        task.sources[_LAYOUT.value](Path(_SOURCE.value)), _OUTPUT.value,
+        task=config['task_name'], fractions=records.parse_fractions(_SPLITS.value),
+        seed=_SEED.value, overwrite=_OVERWRITE.value,
+    )
+    for name, split in manifest['splits'].items():
+        print(f'{name:6}{split["records"]:7} records{split["cases"]:7} cases'
+              f'{split["patients"]:7} patients or groups')
+    print(f'records: {_OUTPUT.value}')
+
+
+if __name__ == '__main__':
+    launch.run(main)

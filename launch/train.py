@@ -1,0 +1,48 @@
+"""Trains one model on all devices, then measures its best state on the test split.
+
+    python -m launch.train --config=configs/white_blood_cell_unet.py:phantom \
+        --workdir=/tmp/run
+
+The same command resumes what was killed. On several hosts, add --distributed (and,
+outside of a cluster that jax knows, --coordinator, --num_processes, --process_id).
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+import launch
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder; made or resumed.')
+_DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes.')
+_COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many there are.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which one this is.')
+flags.mark_flags_as_required(['config', 'workdir'])
+
+
+def main(argv):
+    import jax
+
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize(
+            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+        )
+    from jaxmed import jobs
+
+    outcome = jobs.train_run(
+        _CONFIG.value.to_dict(), _WORKDIR.value, command=launch.command()
+    )
+    if jax.process_index():
+        return
+    if not outcome.finished:
+        print(f'stopped after update {outcome.step}; to resume, run again: '
+              f'{launch.command()}')
+        return
+    launch.print_results(outcome.results)
+    for name, path in outcome.paths.items():
+        print(f'{name}: {path}')
+
+
+if __name__ == '__main__':
+    launch.run(main)

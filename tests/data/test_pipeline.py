@@ -1,0 +1,118 @@
+"""Order, completeness and sharing of batches."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from jaxmed.data import pipeline
+from jaxmed.errors import ConfigError
+
+
+def ids(batches, count):
+    return [batch['example_id'].tolist() for batch in itertools.islice(batches, count)]
+
+
+def train_ids(source, count, **options):
+    return ids(
+        pipeline.train_batches(source, batch_size=4, **({'seed': 1} | options)), count
+    )
+
+
+@pytest.mark.parametrize('workers', [1, 4])
+def test_batches_are_the_same_for_any_number_of_workers(examples, workers):
+    alone = pipeline.train_batches(examples(10), batch_size=4, seed=1)
+    helped = pipeline.train_batches(examples(10), batch_size=4, seed=1, workers=workers)
+    for one, other in itertools.islice(zip(alone, helped), 9):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize('workers', [0, 4])
+def test_a_run_resumed_at_a_batch_sees_what_the_whole_run_saw(examples, workers):
+    assert train_ids(examples(10), 4, start=5, workers=workers) == (
+        train_ids(examples(10), 9)[5:]
+    )
+
+
+def test_every_epoch_holds_every_example_in_another_order(examples):
+    seen = sum(train_ids(examples(10), 10), [])
+    epochs = [seen[i:i + 10] for i in range(0, 40, 10)]
+    assert all(len(set(epoch)) == 10 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_another_seed_is_another_order(examples):
+    assert train_ids(examples(10), 2) != train_ids(examples(10), 2, seed=2)
+
+
+def test_two_processes_share_the_batches_of_one(examples, monkeypatch):
+    whole = train_ids(examples(10), 5)
+    monkeypatch.setattr(pipeline.jax, 'process_count', lambda: 2)
+    shares = []
+    for index in (0, 1):
+        monkeypatch.setattr(pipeline.jax, 'process_index', lambda: index)
+        shares.append(train_ids(examples(10), 5))
+    for batch, first, second in zip(whole, *shares):
+        assert sorted(batch) == sorted(first + second)
+
+
+def test_a_batch_that_does_not_divide_is_refused(examples, monkeypatch):
+    batch = pipeline.stack([examples(6)[i] for i in range(6)])
+    with pytest.raises(ConfigError, match='6 examples do not divide among 4 devices'):
+        pipeline.shard(batch, devices=4)
+    monkeypatch.setattr(pipeline.jax, 'process_count', lambda: 3)
+    with pytest.raises(ConfigError, match='4 is not a multiple of 3'):
+        train_ids(examples(10), 1)
+
+
+@pytest.mark.parametrize('size', [1, 4, 10, 11])
+@pytest.mark.parametrize('count', [1, 3])
+def test_evaluation_reads_every_record_once_in_order(examples, size, count):
+    rows = []
+    for index in range(count):
+        batches = list(pipeline.eval_batches(
+            examples(size), batch_size=4, index=index, count=count
+        ))
+        assert {len(batch['mask']) for batch in batches} == {4}
+        rows.append([
+            name if real else None for batch in batches
+            for name, real in zip(batch['example_id'].tolist(), batch['mask'] > 0)
+        ])
+    assert len({len(row) for row in rows}) == 1  # collectives need equal counts
+    joined = [name for place in zip(*rows) for name in place if name is not None]
+    assert joined == [f'example-{i}' for i in range(size)]
+
+
+def test_strings_never_reach_a_device(examples):
+    batch = pipeline.stack([examples(4)[i] for i in range(4)])
+    arrays, strings = pipeline.split_strings(batch)
+    assert set(strings) == {'example_id', 'case_id', 'patient_id'}
+    assert set(pipeline.shard(batch, devices=2)) == set(arrays) == {
+        'inputs', 'targets', 'mask'}
+    assert pipeline.shard(batch, devices=2)['inputs'].shape == (2, 2, 3)
+
+
+def test_prefetch_keeps_the_order_and_hands_errors_over():
+    def numbers():
+        yield from range(5)
+        raise ConfigError('file', 'bad')
+
+    with pipeline.Prefetch(numbers(), lambda n: n * 2) as ready:
+        assert [next(ready) for _ in range(5)] == [0, 2, 4, 6, 8]
+        with pytest.raises(ConfigError, match='file: bad'):
+            next(ready)
+
+
+def test_prefetch_measures_the_wait_and_stops_an_endless_reader():
+    def slow():
+        for number in itertools.count():
+            time.sleep(0.05)
+            yield number
+
+    with pipeline.Prefetch(slow(), lambda n: n) as ready:
+        assert [next(ready) for _ in range(3)] == [0, 1, 2]
+    assert ready.waited_s > 0.1
+    assert not ready._thread.is_alive()

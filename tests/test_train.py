@@ -1,0 +1,189 @@
+"""The update does not care about devices, masks, kills or who watches."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxmed import optimizers, train
+from jaxmed.checkpoint import Checkpoints
+from jaxmed.data import pipeline
+from jaxmed.errors import CheckpointError, ConfigError
+
+# 8 examples; a ragged last batch leaves fillers on the last devices only.
+MASKS = [[1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]
+
+
+class Silent:
+    def start(self, step, steps):
+        pass
+
+    def point(self, point, **rates):
+        pass
+
+    def pictures(self, step, rows):
+        pass
+
+    def close(self):
+        pass
+
+
+def make_batch(examples, mask, devices):
+    batch = pipeline.stack([examples(8)[place] for place in range(8)])
+    batch['mask'] = np.array(mask, np.float32)
+    batch['targets'][batch['mask'] == 0] = 1e6  # a filler's loss must not leak
+    return pipeline.shard(batch, devices=devices)
+
+
+def three_updates(task, examples, devices, mask, *, pmap):
+    tx = optax.with_extra_args_support(optax.adam(1e-2))
+    state = train.init_state(task, tx, seed=0)
+    step = train.compile_step(train.make_train_step(task, tx), pmap=pmap)
+    for _ in range(3):
+        state, scalars = step(
+            state, make_batch(examples, mask, devices), jax.random.key(1)
+        )
+    return jax.device_get((state.params, state.model_state, scalars))
+
+
+@pytest.mark.parametrize('mask', MASKS)
+@pytest.mark.parametrize('devices', [2, 4])
+@pytest.mark.parametrize('pmap', [False, True])
+def test_update_does_not_depend_on_how_many_devices_share_the_batch(
+    toy_task, examples, devices, mask, pmap
+):
+    task = toy_task(dropout=0.5)
+    one = three_updates(task, examples, 1, mask, pmap=False)
+    many = three_updates(task, examples, devices, mask, pmap=pmap)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), one, many
+    )
+
+
+def test_loss_is_the_mean_over_the_real_examples(toy_task, examples):
+    task = toy_task(augment=False)
+    tx = optax.with_extra_args_support(optax.sgd(0.0))
+    state = train.init_state(task, tx, seed=0)
+    step = train.compile_step(train.make_train_step(task, tx), pmap=False)
+    batch = make_batch(examples, MASKS[1], 2)
+    variables = {'params': state.params, **state.model_state}
+    outputs, _ = task.model.clone(axis_name=None).apply(
+        variables, batch['inputs'].reshape(8, 3), train=True, mutable=['batch_stats'],
+        rngs={'dropout': jax.random.key(0)},
+    )
+    by_hand = np.mean((outputs[:5] - batch['targets'].reshape(8)[:5]) ** 2)
+    _, scalars = step(state, batch, jax.random.key(1))
+    np.testing.assert_allclose(scalars['loss'], by_hand, rtol=1e-5)
+
+
+def fit(task, examples, workdir, *, steps=12, stop_after=None, **options):
+    optimizer = optimizers.adamw_cosine(
+        learning_rate=1e-1, warmup_steps=2, weight_decay=0.0, clip_norm=1.0,
+        steps=12, steps_per_epoch=1,
+    )
+    checkpoints = Checkpoints(workdir)
+    defaults = dict(
+        checkpoints=checkpoints, seed=3, steps=steps, batch_size=8, eval_batch_size=8,
+        eval_every=4, checkpoint_every=3, log_every=5, workers=0, monitor='closeness',
+        patience=0, data_id='a', progress=Silent(),
+    )
+    result = train.fit(
+        task, optimizer, examples(20), examples(6, seed=1), **(defaults | options)
+    )
+    checkpoints.close()
+    return result
+
+
+def latest(workdir, task):
+    optimizer = optimizers.adamw_cosine(
+        learning_rate=1e-1, warmup_steps=2, weight_decay=0.0, clip_norm=1.0,
+        steps=12, steps_per_epoch=1,
+    )
+    state, place = Checkpoints(workdir, read_only=True).restore(
+        train.init_state(task, optimizer.tx, seed=9)
+    )
+    return jax.device_get(state), place
+
+
+def test_a_run_in_two_parts_ends_with_the_same_bits(toy_task, examples, tmp_path):
+    task = toy_task(dropout=0.5)
+    whole = fit(task, examples, tmp_path / 'whole')
+    fit(task, examples, tmp_path / 'parts', steps=7)
+    parts = fit(task, examples, tmp_path / 'parts')
+    one, two = latest(tmp_path / 'whole', task), latest(tmp_path / 'parts', task)
+    jax.tree.map(np.testing.assert_array_equal, one[0], two[0])
+    assert int(one[0].step) == whole.step == parts.step == 12
+    values = [[p['closeness'] for p in result.points if 'closeness' in p]
+              for result in (whole, parts)]
+    assert values[0] == [v for v in values[1] if v in values[0]]
+
+
+def test_best_and_latest_are_kept_and_best_is_the_best(toy_task, examples, tmp_path):
+    task = toy_task()
+    result = fit(task, examples, tmp_path)
+    values = {p['step']: p['closeness'] for p in result.points if 'closeness' in p}
+    best = max(values, key=values.get)
+    kept = {int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.is_dir()}
+    assert kept == {best, 12}
+    state, _ = latest(tmp_path, task)
+    weights = {'params': state.params, 'model_state': state.model_state}
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert checkpoints.restore_weights(weights)[1] == best
+    assert checkpoints.restore_weights(weights, which='latest')[1] == 12
+
+
+def test_training_lowers_the_loss(toy_task, examples, tmp_path):
+    points = fit(toy_task(), examples, tmp_path).points
+    losses = [point['loss'] for point in points if 'loss' in point]
+    assert losses[-1] < 0.85 * losses[0]
+
+
+def test_a_plateau_stops_the_run_and_stays_stopped(toy_task, examples, tmp_path):
+    frozen = toy_task()._replace(metrics={'closeness': lambda rows: 0.5})
+    first = fit(frozen, examples, tmp_path, patience=1)
+    assert (first.step, first.finished) == (8, True)
+    assert fit(frozen, examples, tmp_path, patience=1).step == 8
+
+
+def test_other_records_on_resume_are_refused(toy_task, examples, tmp_path):
+    fit(toy_task(), examples, tmp_path, steps=3)
+    with pytest.raises(ConfigError, match='records changed'):
+        fit(toy_task(), examples, tmp_path, data_id='b')
+
+
+def test_an_unknown_monitor_is_refused(toy_task, examples, tmp_path):
+    with pytest.raises(ConfigError, match="'dice' is none of"):
+        fit(toy_task(), examples, tmp_path, monitor='dice')
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    toy_task, examples, tmp_path
+):
+    fit(toy_task(), examples, tmp_path, steps=3)
+    broken = toy_task()._replace(loss=lambda outputs, batch: outputs * np.nan)
+    with pytest.raises(ConfigError, match='the loss is nan'):
+        fit(broken, examples, tmp_path)
+    assert latest(tmp_path, toy_task())[1]['step'] == 3
+
+
+def test_a_checkpoint_of_another_model_names_the_first_leaf(
+    toy_task, examples, tmp_path
+):
+    fit(toy_task(), examples, tmp_path, steps=3)
+    other = train.init_state(toy_task(), optax.adam(1e-3), seed=0)
+    other.params['Dense_0']['kernel'] = np.zeros((3, 9), np.float32)
+    with pytest.raises(
+        CheckpointError,
+        match=r'params.Dense_0.kernel is float32\[3,8\], the model needs float32\[3,9\]',
+    ):
+        Checkpoints(tmp_path, read_only=True).restore(other)
+
+
+def test_a_damaged_checkpoint_is_one_line(toy_task, examples, tmp_path):
+    fit(toy_task(), examples, tmp_path)
+    for path in (tmp_path / 'checkpoints').rglob('*'):
+        if path.is_file() and path.parent.name == 'd':
+            path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match='damaged checkpoint') as error:
+        latest(tmp_path, toy_task())
+    assert '\n' not in str(error.value)
