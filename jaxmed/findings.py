@@ -37,37 +37,30 @@ def predict_files(predictor, path, output):
     task = predictor.task
     files = task.files(path)
 
-    def read(file):
+    def read(entry):
+        file, case_id = entry
         try:
-            return file, list(task.read(file)), None
+            return file, case_id, task.read(file, case_id=case_id), None
         except InputError as error:
-            return file, [], error
+            return file, case_id, None, error
 
-    rows, details, failed, taken = [], [], 0, set()
+    rows, details, failed = [], [], 0
     with Prefetch(iter(files), read) as ready:
-        for file, records, error in tqdm(ready, total=len(files), disable=None):
-            if error is not None:
-                if not path.is_dir():
-                    raise error
-                failed += 1
-                logging.warning('%s', error)
-                rows.append({
-                    'file': str(file.relative_to(path)), 'status': 'failed',
-                    'reason': error.reason,
-                })
-                details.append(rows[-1])
-                continue
-            for record in records:
+        for file, case_id, record, error in tqdm(ready, total=len(files), disable=None):
+            row = {'case': case_id, 'file': file.name, 'status': 'done', 'reason': ''}
+            if error is None:
                 finding = predictor.predict(record)
-                name = _free_name(file, path, taken)
                 for kind, picture in finding.pictures.items():
-                    write_png(output / kind / f'{name}.png', picture)
-                row = {
-                    'file': str(file.relative_to(path) if path.is_dir() else file.name),
-                    'status': 'done', 'reason': '',
-                }
+                    write_png(output / kind / f'{case_id}.png', picture)
                 rows.append(row | finding.row)
                 details.append(row | finding.row | finding.details)
+                continue
+            if not path.is_dir():
+                raise error
+            failed += 1
+            logging.warning('%s', error)
+            rows.append(row | {'status': 'failed', 'reason': error.reason})
+            details.append(rows[-1])
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, restval='', lineterminator='\n')
@@ -76,16 +69,6 @@ def predict_files(predictor, path, output):
     replace(output / 'findings.csv', table.getvalue().encode())
     replace(output / 'findings.json', json.dumps(details, indent=1).encode())
     return rows, failed
-
-
-def _free_name(file, root, taken):
-    """The file's name without suffix, with it where another file has that name."""
-    name = file.relative_to(root) if root.is_dir() else Path(file.name)
-    for choice in (name.with_suffix(''), name):
-        if choice not in taken:
-            taken.add(choice)
-            return choice
-    raise InputError(file, 'comes twice')
 
 
 def write_png(path, picture):

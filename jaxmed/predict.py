@@ -193,8 +193,7 @@ class Predictor:
         """Findings of a file, or a list of them for a folder; bad input raises."""
         path = Path(path)
         findings = [
-            self.predict(record)
-            for file in self.task.files(path)
-            for record in self.task.read(file)
+            self.predict(self.task.read(file, case_id=case_id))
+            for file, case_id in self.task.files(path)
         ]
         return findings if path.is_dir() else findings[0]

@@ -68,8 +68,8 @@ class Task(NamedTuple):
     example: Record  # a record of zeros: shapes and types to compile for
     sources: Mapping[str, Callable[[Path], Iterator[Record]]]  # layout -> its reader
     phantoms: Callable[..., Iterator[Record]]  # (count=, seed=) -> drawn records
-    files: Callable[[Path], list[Path]]  # what a user points at -> one path per case
-    read: Callable[[Path], Iterator[Record]]  # one of these -> unlabelled records
+    files: Callable[[Path], list[tuple[Path, str]]]  # file or folder -> (path, case id)
+    read: Callable[..., Record]  # (path, case_id=) of one of these -> unlabelled record
     preprocess: Callable[[Batch], Batch]  # device; storage types -> model inputs
     augment: Callable[[jax.Array, Batch], Batch]  # device; (keys [B], preprocessed)
     loss: Callable[[Any, Batch], jax.Array]  # device; outputs -> [B], not yet masked

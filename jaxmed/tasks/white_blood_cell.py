@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmed import losses, metrics, transforms
-from jaxmed.data import images, sigtuple, zheng
-from jaxmed.data.phantoms import smears
+from jaxmed.data import sigtuple, smears, zheng
+from jaxmed.data.phantoms import smears as phantoms
 from jaxmed.errors import ConfigError
 from jaxmed.models.unet import UNet
 from jaxmed.smear import cells, windows
@@ -100,9 +100,12 @@ def make(
             'sigtuple': partial(sigtuple.read, **labelled),
             'zheng': partial(zheng.read, **labelled, num_classes=num_classes),
         },
-        phantoms=partial(smears.read, tile=tile, num_classes=num_classes),
-        files=images.find_images,
-        read=partial(sigtuple.read_one, max_pixels=max_pixels),
+        phantoms=partial(
+            phantoms.records, size_hw=(tile, tile), tile=tile, smears_per_patient=4,
+            num_classes=num_classes,
+        ),
+        files=smears.find_unlabelled,
+        read=partial(smears.read_one, max_pixels=max_pixels),
         preprocess=partial(preprocess, colour=colour, clean_threshold=clean_threshold),
         augment=transforms.compose(*(step for step in steps if step is not None)),
         loss=lambda outputs, batch: LOSSES[loss](outputs, batch['targets']),
@@ -118,7 +121,12 @@ def make(
             'precision': metrics.precision, 'recall': metrics.recall,
             'boundary_f1': metrics.boundary_f1, 'count_error': metrics.count_error,
         },
-        baselines={'Otsu threshold': partial(otsu, num_classes=num_classes)},
+        baselines={
+            'Otsu on grey': partial(otsu, threshold=cells.otsu, num_classes=num_classes),
+            'Otsu on purple': partial(
+                otsu, threshold=cells.otsu_purple, num_classes=num_classes
+            ),
+        },
         render=partial(render, separate=separate),
         infer=partial(
             infer, tile=tile, sweep=sweep, overlap_px=overlap_px,
@@ -186,9 +194,9 @@ def cases(rows, *, separate, threshold, boundary_px):
     return {name: np.array([column[name] for column in columns]) for name in columns[0]}
 
 
-def otsu(batch, *, num_classes):
-    """Baseline: cells by one grey threshold per tile, [B, H, W, K] in {0, 1}."""
-    maps = np.stack([cells.otsu(image) for image in batch['inputs']])
+def otsu(batch, *, threshold, num_classes):
+    """Baseline: cells by one threshold per tile, [B, H, W, K] in {0, 1}."""
+    maps = np.stack([threshold(image) for image in batch['inputs']])
     return np.repeat(maps[..., None].astype(np.float32), num_classes, axis=-1)
 
 
