@@ -3,16 +3,18 @@
 import csv
 import io
 import json
+import logging
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
-from absl import logging
 from tqdm import tqdm
 
 from jaxmed.data.pipeline import Prefetch
 from jaxmed.errors import InputError
+
+LOG = logging.getLogger('jaxmed')
 
 
 def predict_files(predictor, path, output):
@@ -58,7 +60,7 @@ def predict_files(predictor, path, output):
             if not path.is_dir():
                 raise error
             failed += 1
-            logging.warning('%s', error)
+            LOG.warning('%s', error)
             rows.append(row | {'status': 'failed', 'reason': error.reason})
             details.append(rows[-1])
     columns = list(dict.fromkeys(name for row in rows for name in row))

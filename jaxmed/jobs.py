@@ -174,7 +174,7 @@ def evaluate_run(
     checkpoints = Checkpoints(workdirs[0], read_only=True)
     points = checkpoints.place()['points']
     checkpoints.close()
-    overlays = {}
+    overlays, monitor = {}, config['train']['monitor']
 
     def render(case_id):
         picture = _render_case(task, source, rows, case_id)
@@ -184,8 +184,8 @@ def evaluate_run(
 
     json_path, html_path = report.write(
         output, title=task.card.title, about=task.card.about, results=results,
-        cases=cases, scores={config['train']['monitor']: True}, render=render,
-        legend=task.card.legend, histories=_histories(points), best_step=steps[0],
+        cases=cases, scores={monitor: True}, render=render,
+        legend=task.card.legend, histories=_histories(points, monitor), best_step=steps[0],
         warnings=warnings, command=command, facts=_facts(config, folder, len(members)),
     )
     return Outcome(steps[0], True, results, {
@@ -194,13 +194,15 @@ def evaluate_run(
     })
 
 
-def _histories(points):
+def _histories(points, monitor):
     """Curves of training and validation, the losses under one name."""
     histories = {'train': [], 'valid': []}
     for point in points:
         if 'valid_loss' in point:
-            point = dict(point)
-            histories['valid'].append({'loss': point.pop('valid_loss'), **point})
+            histories['valid'].append({
+                'step': point['step'], 'loss': point['valid_loss'],
+                monitor: point[monitor],
+            })
         else:
             histories['train'].append(point)
     return {name: points for name, points in histories.items() if points}

@@ -1,10 +1,12 @@
 """Where people watch a run: a bar on a terminal, lines in a log, TensorBoard."""
 
+import logging
 import sys
 
-from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+LOG = logging.getLogger('jaxmed')
 
 
 class Progress:
@@ -47,7 +49,7 @@ class Progress:
             values['images/s'] = examples_per_s
         if self._bar.disable:
             words = ' '.join(f'{name} {value:.4g}' for name, value in values.items())
-            logging.info('step %d of %d: %s', step, self._steps, words)
+            LOG.info('step %d of %d: %s', step, self._steps, words)
             return
         self._shown |= {
             name: f'{values[name]:.4g}'

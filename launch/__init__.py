@@ -1,10 +1,12 @@
 """The commands. `run(main)` turns bad input into one line and exit code 2."""
 
+import logging
 import os
 import shlex
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 
 from jaxmed.errors import InputError
 
@@ -24,27 +26,36 @@ def command():
 
 
 def print_results(results):
-    """The table of a report, for a terminal."""
-    for result in results:
-        print(f'{result.source} ({result.data})')
-        for name, value in result.values.items():
-            line = f'  {name:16}{value["value"]:8.4f}'
-            if 'low' in value:
-                line += (
-                    f'   95% interval {value["low"]:.4f} - {value["high"]:.4f}, '
-                    f'N = {value["n_cases"]} cases of {value["n_patients"]} patients'
-                )
-            print(line)
+    """The table of a report, for a terminal: the first result with its intervals."""
+    first, others = results[0], results[1:]
+    headline = next(iter(first.values.values()))
+    print(f'{first.source} on {first.data}: {headline["n_cases"]} cases of '
+          f'{headline["n_patients"]} patients or groups')
+    columns = [f'{result.source}, {result.data}' for result in others]
+    print(f'{"":16}{"value":>8}  {"95% interval":17}' + ' '.join(columns))
+    for name, value in first.values.items():
+        line = (f'{name:16}{value["value"]:8.4f}  '
+                f'{value["low"]:.4f} - {value["high"]:.4f}  ')
+        for column, result in zip(columns, others):
+            other = result.values.get(name)
+            text = '' if other is None else f'{other["value"]:.4f}'
+            line += f'{text:>{len(column)}} '
+        print(line.rstrip())
 
 
 def _parse(argv):
-    # Unknown config fields and variants surface here, as errors of many kinds.
     try:
         rest = flags.FLAGS(argv)
-    except flags.Error as error:
-        raise InputError('flags', error) from None
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError('--config', error) from None
+        if 'config' in flags.FLAGS:
+            flags.FLAGS.config  # its file is only loaded when it is asked for
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+        # Unknown fields and variants surface as errors of many kinds; the first one
+        # in the chain says what the user did.
+        reason = e
+        while reason.__cause__ or reason.__context__:
+            reason = reason.__cause__ or reason.__context__
+        words = reason.args[0] if isinstance(reason, KeyError) else reason
+        raise InputError('flags', str(words).replace('\n', ' ')) from None
     if len(rest) > 1:
         raise InputError('flags', f'unexpected arguments: {" ".join(rest[1:])}')
     _configure()
@@ -57,8 +68,14 @@ def _configure():
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir', CACHE)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
+    # absl's log is the libraries' (orbax tells a page per save); ours is apart.
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+    log = logging.getLogger('jaxmed')
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def _guard(function):

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from jaxmed.data import images
+from jaxmed.data import images, overlaps
 from jaxmed.errors import ConfigError, ImageError
 from jaxmed.smear.windows import window_starts
 
@@ -22,7 +22,7 @@ def read_pairs(pairs, read_mask, *, root, tile, max_pixels, group_pattern):
     """Yields the tiles of labelled smears.
 
     Two passes: one for the groups, one for the records. One smear is in memory at a
-    time.
+    time, and a thumbnail of 1/48 of its size of each.
 
     Args:
         pairs: sequence of (image path, mask path).
@@ -31,7 +31,9 @@ def read_pairs(pairs, read_mask, *, root, tile, max_pixels, group_pattern):
         tile: pixels of a tile's side.
         max_pixels: of an image.
         group_pattern: regular expression, searched in the case id, whose first group
-            names the slide or patient; '' for none.
+            names the slide or patient. '' for none: then images that show the same
+            spot (`overlaps`) are a group, which takes a time that grows with the
+            square of their number.
 
     Yields:
         Record: inputs uint8 [tile, tile, 3], targets uint8 [tile, tile, C], size_hw
@@ -51,15 +53,19 @@ def read_pairs(pairs, read_mask, *, root, tile, max_pixels, group_pattern):
             raise ImageError(path, 'an image of the same name is beside it')
         seen.add(case)
     names = _names(cases, pairs, group_pattern)
-    contents = [
-        content_id(images.read_image(path, max_pixels=max_pixels)) for path, _ in pairs
-    ]
-    patients = group(contents, cases, names)
-    for (path, mask_path), case, content, patient in zip(
-        pairs, cases, contents, patients
-    ):
-        image = images.read_image(path, max_pixels=max_pixels)
-        mask = read_mask(mask_path)
+
+    def read(i):
+        return images.read_image(pairs[i][0], max_pixels=max_pixels)
+
+    contents, thumbnails = [], []
+    for i in range(len(pairs)):
+        image = read(i)
+        contents.append(content_id(image))
+        thumbnails.append(overlaps.thumbnail(image))
+    same = [] if group_pattern else overlaps.find_overlaps(thumbnails, read)
+    patients = group(contents, cases, names, same)
+    for i, (_, mask_path) in enumerate(pairs):
+        image, mask = read(i), read_mask(mask_path)
         if mask.shape[:2] != image.shape[:2]:
             height, width = mask.shape[:2]
             raise ImageError(
@@ -67,8 +73,9 @@ def read_pairs(pairs, read_mask, *, root, tile, max_pixels, group_pattern):
                 f'{width} x {height} pixels, its image has '
                 f'{image.shape[1]} x {image.shape[0]}',
             )
-        ids = {'case_id': case, 'patient_id': patient, 'content_id': content}
-        yield from cut(image, mask, tile=tile, **ids)
+        yield from cut(
+            image, mask, tile=tile, case_id=cases[i], patient_id=patients[i],
+            content_id=contents[i])
 
 
 def cut(image, mask, *, tile, case_id, patient_id, content_id):
@@ -165,15 +172,15 @@ def content_id(image):
     """16 hex digits of the SHA-256 of an image's size and pixels.
 
     The same for two files of different names, folders or lossless formats; not for a
-    picture saved as a JPEG twice, nor for two crops of one smear.
+    picture saved as a JPEG again, nor for two crops of one smear.
     """
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image))
     return digest.hexdigest()[:16]
 
 
-def group(contents, cases, names):
-    """Patient ids: images that share pixels, a file name or a pattern are one group.
+def group(contents, cases, names, same):
+    """Patient ids: images that share pixels, a name, a pattern or a spot are a group.
 
     Sharing is transitive. The id is the smallest content id of the group: a function
     of pixels, so a smear prepared twice, in two data sets, has one id. An image that
@@ -183,6 +190,7 @@ def group(contents, cases, names):
         contents: content ids, one per image.
         cases: case ids; the part after the last / is the file name.
         names: what the pattern found in each, '' where it is not used.
+        same: pairs of indices of images that show the same spot.
 
     Returns:
         list of str, one per image.
@@ -199,6 +207,8 @@ def group(contents, cases, names):
         keys = [('content', content), ('stem', case.rpartition('/')[2])]
         for key in keys + [('name', name)] * bool(name):
             parents[find(i)] = find(first.setdefault(key, i))
+    for i, j in same:
+        parents[find(i)] = find(j)
     patients = {}
     for i, content in enumerate(contents):
         patients[find(i)] = min(content, patients.get(find(i), content))

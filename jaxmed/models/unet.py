@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxmed.models.layers import Conv, Dropout, UpsampleConcatConv, max_pool
+
 
 class UNet(nn.Module):
     """Encoder, decoder and skips; same padding, so that a logit lies on each pixel.
@@ -53,16 +55,13 @@ class UNet(nn.Module):
                 f'{multiple}, got {inputs.shape[1]} x {inputs.shape[2]}'
             )
 
+        use_bias = not self.batch_norm
+
         def conv(x, width, name):
-            use_bias = not self.batch_norm
-            x = nn.Conv(
-                width,
-                (3, 3),
-                use_bias=use_bias,
-                dtype=self.dtype,
-                kernel_init=nn.initializers.glorot_uniform(),
-                name=f'conv{name}',
-            )(x)
+            options = dict(use_bias=use_bias, dtype=self.dtype)
+            return norm(Conv(width, (3, 3), **options, name=f'conv{name}')(x), name)
+
+        def norm(x, name):
             if self.batch_norm:
                 x = nn.BatchNorm(
                     use_running_average=not train,
@@ -73,25 +72,23 @@ class UNet(nn.Module):
                 )(x)
             return nn.relu(x)
 
+        def drop(x, name):
+            dropout = Dropout(self.dropout, self.axis_name, name=f'dropout_{name}')
+            return dropout(x, train=train)
+
         x, skips = inputs.astype(self.dtype), []
         for level, width in enumerate(self.widths, start=1):
             if level > 1:
                 skips.append(x)
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
-                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+                x = drop(max_pool(x), level - 1)
             x = conv(x, width, f'{level}_1')
             x = conv(x, width, f'{level}_2')
         for level, width in enumerate(self.widths[-2::-1], start=depth + 1):
-            x = x.repeat(2, axis=1).repeat(2, axis=2)  # nearest neighbour
-            x = jnp.concatenate([x, skips.pop()], axis=-1)
-            x = conv(x, width, f'{level}_1')
+            up = UpsampleConcatConv(
+                width, use_bias=use_bias, dtype=self.dtype, name=f'conv{level}_1'
+            )
+            x = norm(up(x, skips.pop()), f'{level}_1')
             x = conv(x, width, f'{level}_2')
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        logits = nn.Conv(
-            self.num_classes,
-            (1, 1),
-            dtype=self.dtype,
-            kernel_init=nn.initializers.glorot_uniform(),
-            name='outputs',
-        )(x)
+            x = drop(x, level)
+        logits = Conv(self.num_classes, (1, 1), dtype=self.dtype, name='outputs')(x)
         return logits.astype(jnp.float32)

@@ -207,7 +207,9 @@ def render(records, rows, *, separate):
         np.stack([record['inputs'] for record in records]),
         rows['origin_yx'], rows['size_hw'][0],
     ).round().astype(np.uint8)
-    return cells.draw(image, separate(probability[..., 0]), truth=truth[..., 0] >= 0.5)
+    return cells.draw(
+        image, separate(probability[..., 0]), truth=separate(truth[..., 0])
+    )
 
 
 def infer(
