@@ -1,5 +1,6 @@
 """The one trainer: a compiled update over all devices, and the loop around it."""
 
+import logging
 import signal
 import time
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from jaxmed.data import pipeline
 from jaxmed.errors import ConfigError
 
 AXIS = 'devices'
+FIRST_UPDATE = 'first update is done'
+LOG = logging.getLogger('jaxmed')
 
 
 class TrainState(NamedTuple):
@@ -233,6 +236,10 @@ def fit(
             state, scalars = train_step(state, next(prefetch), key)
             losses.append(scalars['loss'])
             step += 1
+            if step == start + 1:
+                jax.block_until_ready(scalars)
+                LOG.info(FIRST_UPDATE)
+                tick = time.perf_counter()  # compiling is no part of the rate
             evaluate = valid_source is not None and (
                 step % eval_every == 0 or step == steps
             )

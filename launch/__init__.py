@@ -47,7 +47,7 @@ def _parse(argv):
     try:
         rest = flags.FLAGS(argv)
         if 'config' in flags.FLAGS:
-            flags.FLAGS.config  # its file is only loaded when it is asked for
+            flags.FLAGS.config.task_name  # a file that failed to load tells it here
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
         # Unknown fields and variants surface as errors of many kinds; the first one
         # in the chain says what the user did.

@@ -29,9 +29,10 @@ def main(argv):
     task = runs.make_task(config)
     if _LAYOUT.value not in task.sources:
         raise InputError('--layout', f'{_LAYOUT.value!r} is none of {[*task.sources]}')
+    fractions = records.parse_fractions(_SPLITS.value)
     manifest = records.write_records(
         task.sources[_LAYOUT.value](Path(_SOURCE.value)), _OUTPUT.value,
-        task=config['task_name'], fractions=records.parse_fractions(_SPLITS.value),
+        task=config['task_name'], fractions=fractions,
         seed=_SEED.value, overwrite=_OVERWRITE.value,
     )
     for name, split in manifest['splits'].items():

@@ -33,8 +33,8 @@ def train_batches(source, *, batch_size, seed, start=0, workers=0):
     """Endless shuffled batches of this process's share of `source`.
 
     Batch n of all processes together holds examples n * batch_size up to
-    (n + 1) * batch_size of the shuffled, repeated stream, however many processes
-    share it; epochs meet inside a batch, so no example is ever dropped.
+    (n + 1) * batch_size of the shuffled, repeated stream, in that order, however many
+    processes share it; epochs meet inside a batch, so no example is ever dropped.
 
     Args:
         source: random access to Records of equal shapes.
@@ -51,17 +51,20 @@ def train_batches(source, *, batch_size, seed, start=0, workers=0):
         raise ConfigError(
             'batch_size', f'{batch_size} is not a multiple of {processes} processes'
         )
+    share = batch_size // processes
+    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    # Numbers are shuffled and batched, records are only read once it is known whose
+    # they are: a process reads its part of each batch and nothing else.
     batches = (
-        grain.MapDataset.source(source)
+        grain.MapDataset.range(len(source))
         .seed(seed)
         .shuffle()
-        .repeat()[jax.process_index()::processes]
-        .batch(batch_size // processes, drop_remainder=True, batch_fn=stack)[start:]
+        .repeat()
+        .batch(batch_size, drop_remainder=True)[start:]
+        .map(lambda numbers: stack([source[n] for n in numbers[mine].tolist()]))
         .to_iter_dataset(
             # Threads already read ahead; in worker processes one is enough.
-            grain.ReadOptions(
-                num_threads=1 if workers else 2, prefetch_buffer_size=4
-            )
+            grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=4)
         )
     )
     if workers:

@@ -1,8 +1,9 @@
-"""Layers with the mathematics of Flax's and a form that XLA compiles well on CPUs.
+"""Layers with the mathematics of Flax's, in forms that XLA runs fast on a CPU.
 
-XLA runs a forward convolution on a CPU fast and the gradient by the kernel slowly: it
-writes the latter as a convolution whose window is the whole image. `Conv` replaces
-that one gradient. `UpsampleConcatConv` and `max_pool` leave work out.
+There XLA 0.10 runs forward convolutions well (YNNPACK), gradients by the kernel badly
+(a convolution whose window is the image). The latter are matrix products here, and a
+decoder neither upsamples nor concatenates. No accelerator was timed: it keeps XLA's
+kernel gradients, but shares the other forms, which only leave work out.
 """
 
 import functools
@@ -13,11 +14,12 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-# Below this many pixels an image XLA's own kernel gradient is as fast.
+# Images of fewer pixels share one matrix product: alone they are too little work.
 _MIN_PIXELS = 1024
+_ONE_EACH_SIDE = ((1, 1), (1, 1))
 
 
-def _native_convolve(inputs, kernel, strides, padding):
+def _convolve(inputs, kernel, strides, padding):
     return lax.conv_general_dilated(
         inputs, kernel, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
@@ -25,7 +27,7 @@ def _native_convolve(inputs, kernel, strides, padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(inputs, kernel, strides, padding):
-    """Two-dimensional cross-correlation; once differentiable, in reverse mode.
+    """Two-dimensional cross-correlation; differentiable once, in reverse mode.
 
     Args:
         inputs: [B, H, W, C].
@@ -36,92 +38,142 @@ def convolve(inputs, kernel, strides, padding):
     Returns:
         [B, H', W', features].
     """
-    return _native_convolve(inputs, kernel, strides, padding)
+    return _convolve(inputs, kernel, strides, padding)
 
 
 def _convolve_forward(inputs, kernel, strides, padding):
-    return _native_convolve(inputs, kernel, strides, padding), (inputs, kernel)
+    return _convolve(inputs, kernel, strides, padding), (inputs, kernel)
 
 
 def _convolve_backward(strides, padding, residuals, grad):
     inputs, kernel = residuals
-    # By the inputs it is a forward convolution already.
-    _, by_inputs = jax.vjp(
-        lambda x: _native_convolve(x, kernel, strides, padding), inputs
-    )
-
-    def native(inputs, grad):
-        _, by_kernel = jax.vjp(
-            lambda k: _native_convolve(inputs, k, strides, padding), kernel
-        )
-        return by_kernel(grad)[0]
-
-    by_products = functools.partial(
-        _kernel_gradient, size=kernel.shape[:2], padding=padding
-    )
-    pixels = grad.shape[1] * grad.shape[2]
-    if tuple(strides) != (1, 1) or pixels < _MIN_PIXELS or kernel.shape[:2] == (1, 1):
-        by_products = native
-    # Resolved when compiled, so that exporting for another device is right as well.
-    kernel_grad = lax.platform_dependent(inputs, grad, cpu=by_products, default=native)
-    return by_inputs(grad)[0], kernel_grad
+    # The gradient by the inputs is a forward convolution as it is.
+    _, by_inputs = jax.vjp(lambda x: _convolve(x, kernel, strides, padding), inputs)
+    by_kernel = _gradient_by_kernel(inputs, kernel, grad, strides, padding)
+    return *by_inputs(grad), by_kernel
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _kernel_gradient(inputs, grad, *, size, padding):
-    """Gradient by the kernel as one matrix product an image.
+def _gradient_by_kernel(inputs, kernel, grad, strides, padding):
+    """Gradient of `convolve` by its kernel, whose values do not matter.
 
-    The product contracts over pixels. Its left side holds the image once for each
-    column of the kernel, shifted; its right side the output gradient once for each
-    row. So kh + kw shifted copies give all kh * kw taps, where im2col takes kh * kw;
-    and one image at a time, they stay in the cache.
+    On a CPU, one matrix product an image, contracted over pixels. Its left side holds
+    the image once for each column of the kernel, shifted; its right side the output
+    gradient once for each row. So kh + kw copies give all kh * kw taps, where im2col
+    takes kh * kw; and of one image at a time they stay in the cache. A stride splits
+    the rows: row = stride * tap + phase, phases on the left, taps on the right.
     """
-    (kh, kw), channels, features = size, inputs.shape[-1], grad.shape[-1]
-    height, width = grad.shape[1:3]
-    rows = height + kh - 1
+    (kh, kw, channels, features), (down, right) = kernel.shape, strides
+    batch, height, width, _ = grad.shape
+    taps = -(-kh // down)
+    rows, last = height + taps - 1, (width - 1) * right + 1
+    top, sides = padding[0][0], padding[1]
+    bottom = rows * down - inputs.shape[1] - top  # negative: rows no tap reaches
+    per_step = 1 if height * width >= _MIN_PIXELS else batch
 
-    def add_image(total, image_and_grad):
-        image, grad = image_and_grad
-        image = jnp.pad(image, (*padding, (0, 0)))
-        grad = jnp.pad(grad, ((kh - 1, kh - 1), (0, 0), (0, 0)))
-        left = jnp.concatenate([image[:, j : j + width] for j in range(kw)], -1)
-        right = jnp.concatenate(
-            [grad[i : i + rows] for i in reversed(range(kh))], axis=-1
-        )
-        product = lax.dot_general(
-            left.reshape(-1, kw * channels),
-            right.reshape(-1, kh * features),
-            (((0,), (0,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-        return total + product, None
+    def products(inputs, grad):
+        zero = jnp.zeros((), inputs.dtype)
 
-    zeros = jnp.zeros((kw * channels, kh * features), jnp.float32)
-    total, _ = lax.scan(add_image, zeros, (inputs, grad))
-    total = total.reshape(kw, channels, kh, features).transpose(2, 0, 1, 3)
-    return total.astype(grad.dtype)
+        def add_product(step, total):
+            images, grads = (
+                lax.dynamic_slice_in_dim(x, step * per_step, per_step)
+                for x in (inputs, grad)
+            )
+            images = lax.pad(
+                images, zero, [(0, 0, 0), (top, bottom, 0), (*sides, 0), (0, 0, 0)]
+            )
+            left = [
+                images[:, phase::down, j : j + last : right]
+                for phase in range(down)
+                for j in range(kw)
+            ]
+            grads = jnp.pad(grads, [(0, 0), (taps - 1, taps - 1), (0, 0), (0, 0)])
+            right_ = [grads[:, taps - 1 - i :][:, :rows] for i in range(taps)]
+            left, right_ = (jnp.concatenate(x, axis=-1) for x in (left, right_))
+            return total + lax.dot_general(
+                left.reshape(-1, left.shape[-1]),
+                right_.reshape(-1, right_.shape[-1]),
+                (((0,), (0,)), ((), ())),
+                preferred_element_type=jnp.float32,
+            )
+
+        total = jnp.zeros((down * kw * channels, taps * features), jnp.float32)
+        total = lax.fori_loop(0, batch // per_step, add_product, total)
+        total = total.reshape(down, kw, channels, taps, features)
+        total = total.transpose(3, 0, 1, 2, 4).reshape(-1, *kernel.shape[1:])
+        return total[:kh].astype(kernel.dtype)
+
+    def native(inputs, grad):
+        _, by_kernel = jax.vjp(lambda k: _convolve(inputs, k, strides, padding), kernel)
+        return by_kernel(grad)[0]
+
+    # Resolved when compiled, so that a program exported for a GPU gets its own form.
+    return lax.platform_dependent(inputs, grad, cpu=products, default=native)
 
 
-def _pad_widths(padding, sizes, kernel_size, strides):
-    """'SAME' or 'VALID' as pixels on each side, as XLA reads them."""
-    return tuple(
-        tuple(int(n) for n in pair)
-        for pair in lax.padtype_to_pads(sizes, kernel_size, strides, padding)
+def _interleave(quarters):
+    """Four [B, H, W, C] -> [B, 2H, 2W, C], one to each pixel of a 2x2 window."""
+    batch, height, width, channels = quarters[0].shape
+    rows = [jnp.stack(quarters[r : r + 2], axis=3) for r in (0, 2)]
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
+
+
+@jax.custom_vjp
+def convolve_upsampled(inputs, kernel):
+    """Transposed convolution of stride 2 with a 4x4 kernel, differentiable once.
+
+    Output row 2p + r meets two taps only: kernel row r on input p + r - 1 and row
+    r + 2 on input p + r; columns alike. So one 2x2 convolution with 4 * features
+    outputs computes all four phases (r, s), phase (1, 1) one coarse pixel later.
+
+    Args:
+        inputs: [B, H, W, C].
+        kernel: [4, 4, C, features], of the same type.
+
+    Returns:
+        [B, 2H, 2W, features].
+    """
+    height, width, channels = inputs.shape[1:]
+    features = kernel.shape[-1]
+    kernel = kernel.reshape(2, 2, 2, 2, channels, features).transpose(0, 2, 4, 1, 3, 5)
+    kernel = kernel.reshape(2, 2, channels, 4 * features)
+    phases = jnp.split(_convolve(inputs, kernel, (1, 1), _ONE_EACH_SIDE), 4, axis=-1)
+    starts = [(r, s) for r in (0, 1) for s in (0, 1)]
+    return _interleave(
+        [x[:, r : r + height, s : s + width] for x, (r, s) in zip(phases, starts)]
     )
 
 
+def _convolve_upsampled_forward(inputs, kernel):
+    return convolve_upsampled(inputs, kernel), (inputs, kernel)
+
+
+def _convolve_upsampled_backward(residuals, grad):
+    # The transpose: a convolution of stride 2 that maps `grad` to coarse pixels.
+    inputs, kernel = residuals
+    kernel = kernel[::-1, ::-1].swapaxes(2, 3)
+    by_inputs = _convolve(grad, kernel, (2, 2), _ONE_EACH_SIDE)
+    by_kernel = _gradient_by_kernel(grad, kernel, inputs, (2, 2), _ONE_EACH_SIDE)
+    return by_inputs, by_kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+convolve_upsampled.defvjp(_convolve_upsampled_forward, _convolve_upsampled_backward)
+
+
 class Conv(nn.Module):
-    """flax.linen.Conv in two dimensions, undilated: same parameters, same result.
+    """flax.linen.Conv in two dimensions: same parameters, same result.
+
+    The kernel starts Glorot uniform (the Keras default), the bias zero.
 
     Attributes:
         features: channels of the output.
         kernel_size: (kh, kw).
+        dtype: what to compute in; parameters are float32.
         strides: (down, right).
         padding: 'SAME' or 'VALID'.
         use_bias: whether to add a bias to each feature.
-        dtype: what to compute in; parameters are float32.
     """
 
     features: int
@@ -130,17 +182,18 @@ class Conv(nn.Module):
     strides: Sequence[int] = (1, 1)
     padding: str = 'SAME'
     use_bias: bool = True
-    kernel_init: Any = nn.initializers.glorot_uniform()
 
     @nn.compact
     def __call__(self, inputs) -> jax.Array:
         """[B, H, W, C] -> [B, H', W', features] of type `dtype`."""
         size, strides = tuple(self.kernel_size), tuple(self.strides)
         shape = (*size, inputs.shape[-1], self.features)
-        kernel = self.param('kernel', self.kernel_init, shape)
-        padding = _pad_widths(self.padding, inputs.shape[1:3], size, strides)
+        kernel = self.param('kernel', nn.initializers.glorot_uniform(), shape)
         inputs, kernel = inputs.astype(self.dtype), kernel.astype(self.dtype)
-        outputs = convolve(inputs, kernel, strides, padding)
+        pads = lax.padtype_to_pads(inputs.shape[1:3], size, strides, self.padding)
+        # custom_vjp needs hashable arguments: plain integers in tuples.
+        pads = tuple((int(low), int(high)) for low, high in pads)
+        outputs = convolve(inputs, kernel, strides, pads)
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
             outputs += bias.astype(self.dtype)
@@ -148,63 +201,42 @@ class Conv(nn.Module):
 
 
 class UpsampleConcatConv(nn.Module):
-    """3x3 convolution of [upsampled coarse, skip], building neither of the two.
+    """3x3 'SAME' convolution of [upsampled coarse, skip], building neither of the two.
 
-    In nearest upsampling by 2, the three taps of a row meet only two coarse pixels,
-    so a fine pixel takes 2x2 products with sums of taps rather than 3x3. All four
-    phases (fine pixels of one coarse pixel) come from one 2x2 convolution.
+    Nearest upsampling puts each coarse pixel under two neighbouring taps, so on coarse
+    pixels the taps (a, b, c) act as (a, a + b, b + c, c) at stride 1/2: 4 products a
+    fine pixel rather than 9. Parameters are those of the plain form.
 
     Attributes:
         features: channels of the output.
         use_bias: whether to add a bias to each feature.
-        dtype: what to compute in; parameters are float32.
+        dtype: what to compute in; parameters, and the sums of taps, are float32.
     """
 
     features: int
     use_bias: bool
     dtype: Any
-    kernel_init: Any = nn.initializers.glorot_uniform()
 
     @nn.compact
     def __call__(self, coarse, skip) -> jax.Array:
         """[B, H, W, C], [B, 2H, 2W, C'] -> [B, 2H, 2W, features] of type `dtype`."""
-        batch, height, width, channels = coarse.shape
+        channels = coarse.shape[-1]
         shape = (3, 3, channels + skip.shape[-1], self.features)
-        kernel = self.param('kernel', self.kernel_init, shape)
-        ones = ((1, 1), (1, 1))
-        fine = convolve(
-            skip.astype(self.dtype),
-            kernel[:, :, channels:].astype(self.dtype),
-            (1, 1),
-            ones,
+        kernel = self.param('kernel', nn.initializers.glorot_uniform(), shape)
+        taps, skip_kernel = kernel[:, :, :channels], kernel[:, :, channels:]
+        taps = jnp.concatenate([taps[:1], taps[:-1] + taps[1:], taps[-1:]])
+        taps = jnp.concatenate(
+            [taps[:, :1], taps[:, :-1] + taps[:, 1:], taps[:, -1:]], axis=1
         )
-
-        # taps[phase, coarse pixel, tap]: phase 0 (left, above) sees tap 0 one coarse
-        # pixel back and taps 1, 2 in its own; phase 1 taps 0, 1 and tap 2 one ahead.
-        taps = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], jnp.float32)
-        phases = jnp.einsum(
-            'rit,sju,tuco->ijcrso', taps, taps, kernel[:, :, :channels],
-            precision=lax.Precision.HIGHEST,
+        coarse, skip, taps, skip_kernel = (
+            x.astype(self.dtype) for x in (coarse, skip, taps, skip_kernel)
         )
-        phases = phases.reshape(2, 2, channels, -1).astype(self.dtype)
-        coarse = convolve(coarse.astype(self.dtype), phases, (1, 1), ones)
-        coarse = coarse.reshape(batch, height + 1, width + 1, 2, 2, self.features)
-        rows = [
-            jnp.stack(
-                [coarse[:, r:r + height, s:s + width, r, s] for s in range(2)], axis=3
-            )
-            for r in range(2)
-        ]
-        outputs = fine + jnp.stack(rows, axis=2).reshape(fine.shape)
+        outputs = convolve(skip, skip_kernel, (1, 1), _ONE_EACH_SIDE)
+        outputs += convolve_upsampled(coarse, taps)
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
             outputs += bias.astype(self.dtype)
         return outputs
-
-
-def _quarters(x):
-    """[B, H, W, C] -> the four [B, H / 2, W / 2, C] of a 2x2 window, row by row."""
-    return [x[:, r::2, s::2] for r in range(2) for s in range(2)]
 
 
 @jax.custom_vjp
@@ -217,35 +249,34 @@ def max_pool(inputs):
     Returns:
         [B, H / 2, W / 2, C].
     """
-    return functools.reduce(jnp.maximum, _quarters(inputs))
+    return _max_pool_forward(inputs)[0]
 
 
 def _max_pool_forward(inputs):
-    outputs = max_pool(inputs)
-    return outputs, (inputs, outputs)
+    # Backward must not ask which input equals the output: XLA may compute the input
+    # anew, fused and so rounded in another way, and then none does.
+    outputs, *others = [inputs[:, r::2, s::2] for r in (0, 1) for s in (0, 1)]
+    winner = jnp.zeros(outputs.shape, jnp.int8)
+    for index, quarter in enumerate(others, start=1):
+        winner = jnp.where(quarter > outputs, jnp.int8(index), winner)
+        outputs = jnp.maximum(outputs, quarter)
+    return outputs, winner
 
 
-def _max_pool_backward(residuals, grad):
-    inputs, outputs = residuals
-    taken, parts = False, []
-    for quarter in _quarters(inputs):
-        first = (quarter == outputs) & ~jnp.asarray(taken)
-        parts.append(jnp.where(first, grad, 0))
-        taken = first | taken
-    rows = [jnp.stack(parts[r : r + 2], axis=3) for r in (0, 2)]
-    return (jnp.stack(rows, axis=2).reshape(inputs.shape),)
+def _max_pool_backward(winner, grad):
+    return (_interleave([jnp.where(winner == index, grad, 0) for index in range(4)]),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask does not depend on how many devices share the batch.
+    """Dropout whose masks do not depend on how many devices share the batch.
 
-    Each example's mask follows from the 'dropout' rng, which must be the same on all
-    devices, and from the example's position in the global batch. A decision takes 8
-    random bits: the true rate is the multiple of 1/256 next to `rate`, and what is
-    kept is scaled by the true one.
+    An example's mask follows from the 'dropout' rng, which must be the same on all
+    devices, and from its position in the global batch. A decision takes 8 random bits,
+    so the true rate is `rate` rounded to a multiple of 1/256; what is kept is scaled
+    by the true one.
 
     Attributes:
         rate: share dropped, in [0, 1).
@@ -258,9 +289,9 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, inputs, *, train: bool) -> jax.Array:
         """[B, ...] -> the same shape and type; the identity unless training."""
-        dropped = round(self.rate * 256)
-        if not 0 <= dropped < 256:
+        if not 0 <= self.rate < 1:
             raise ValueError(f'dropout rate must be in [0, 1), got {self.rate}')
+        dropped = min(round(self.rate * 256), 255)
         if not train or dropped == 0 or self.is_initializing():
             return inputs
         batch, size = inputs.shape[0], inputs[0].size
@@ -269,10 +300,10 @@ class Dropout(nn.Module):
             positions += lax.axis_index(self.axis_name) * batch
         key = self.make_rng('dropout')
 
-        def draw(position):
+        def draw_bytes(position):
             words = jax.random.bits(jax.random.fold_in(key, position), (-(-size // 4),))
             return lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size]
 
-        kept = jax.vmap(draw)(positions).reshape(inputs.shape) >= dropped
+        kept = jax.vmap(draw_bytes)(positions).reshape(inputs.shape) >= dropped
         scale = jnp.asarray(256 / (256 - dropped), inputs.dtype)
         return jnp.where(kept, inputs * scale, 0)

@@ -1,0 +1,72 @@
+"""Times training, prediction and input of a task, beside PyTorch if it is installed.
+
+    python -m launch.benchmark --config=configs/white_blood_cell_unet.py \
+        --output=launch/benchmarks/white_blood_cell_cpu.json
+"""
+
+import importlib.util
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+import launch
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'What to time.')
+_OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
+_ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed turns of every step.')
+flags.mark_flags_as_required(['config'])
+
+
+def main(argv):
+    import jax
+
+    from jaxmed import benchmark, findings, jobs, runs, train
+    from jaxmed.data import records
+    from launch import benchmarks
+
+    config = _CONFIG.value.to_dict()
+    name, batch_size = config['task_name'], config['train']['batch_size']
+    task = runs.make_task(config, axis_name=train.AXIS)
+    make = benchmarks.RIVALS.get(name)
+    if importlib.util.find_spec('torch') is None:
+        make = None
+    with tempfile.TemporaryDirectory() as folder:
+        # Drawn examples: speed does not depend on what a picture shows.
+        records.write_records(
+            task.phantoms(count=64, seed=0), Path(folder) / 'records', task=name,
+            fractions=(1, 0, 0), seed=0,
+        )
+        source = records.open_records(
+            Path(folder) / 'records', 'train', task=name, verify=True)
+        result = benchmark.measure(
+            task, jobs.make_optimizer(config, steps=1000, steps_per_epoch=100),
+            source, batch_size=batch_size, rounds=_ROUNDS.value,
+            workers=config['runtime']['workers'],
+            make_rivals=make and (lambda *arrays: make(config, *arrays)),
+        )
+        warm = benchmark.start_times(
+            [arg for arg in sys.argv[1:] if arg.startswith('--config')]
+            + [f'--config.data.records={folder}/records'], cwd=Path.cwd(),
+        )
+    device = jax.devices()[0]
+    result |= {
+        'command': launch.command(), 'config': config, 'warm_start': warm,
+        'machine': {
+            'device': f'{jax.device_count()} x {device.device_kind}',
+            'cpu': platform.processor() or platform.machine(), 'jax': jax.__version__,
+            'python': platform.python_version(),
+        },
+    }
+    text = json.dumps(result, indent=1, sort_keys=True)
+    print(text)
+    if _OUTPUT.value:
+        findings.replace(Path(_OUTPUT.value), text.encode() + b'\n')
+
+
+if __name__ == '__main__':
+    launch.run(main)

@@ -1,0 +1,253 @@
+"""The commands as a user runs them: killed, resumed, distributed, wrongly used."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from jaxmed import jobs, runs, train
+from jaxmed.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    '--config=configs/white_blood_cell_unet.py:phantom', '--config.task.widths=(4,8)',
+    '--config.task.tile=32', '--config.task.overlap_px=16',
+    '--config.task.min_area_px=20', '--config.data.phantoms=24',
+    '--config.evaluate.views=1', '--config.optimizer.warmup_steps=1',
+    '--config.train.steps_per_epoch=3', '--config.train.epochs=2',
+)
+
+
+def command(module, *flags):
+    return [sys.executable, '-m', f'launch.{module}', *map(str, flags)]
+
+
+def start(module, *flags, devices=1):
+    environment = os.environ | {
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+    return subprocess.Popen(
+        command(module, *flags), cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+
+
+def run(module, *flags, devices=1):
+    process = start(module, *flags, devices=devices)
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def state_of(workdir):
+    config = runs.read_config(workdir)
+    task = runs.make_task(config)
+    optimizer = jobs.make_optimizer(config, steps=1000, steps_per_epoch=1)
+    state, place = Checkpoints(workdir, read_only=True).restore(
+        train.init_state(task, optimizer.tx, seed=0)
+    )
+    return jax.device_get(state), place
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """One finished tiny run that several tests look at."""
+    workdir = tmp_path_factory.mktemp('runs') / 'trained'
+    code, output = run('train', *TINY, f'--workdir={workdir}')
+    assert code == 0, output
+    return workdir, output
+
+
+def test_training_ends_with_a_report_and_an_overlay(trained):
+    workdir, output = trained
+    paths = dict(
+        line.split(': ', 1) for line in output.splitlines()
+        if line.startswith(('report', 'numbers', 'overlay'))
+    )
+    assert all(Path(path).is_file() for path in paths.values()) and len(paths) == 3
+    numbers = json.loads(Path(paths['numbers']).read_text())
+    assert numbers['results'][0]['data'] == 'test'
+    dice = numbers['results'][0]['values']['dice']
+    line = next(line for line in output.splitlines() if line.startswith('dice '))
+    assert f'{dice["value"]:.4f}' in line and dice['n_cases'] > 0
+    sources = [(result['source'], result['data']) for result in numbers['results']]
+    assert ('this model', 'train') in sources and ('Otsu on grey', 'test') in sources
+    assert cv2.imread(paths['overlay']) is not None
+    assert list(workdir.glob('events.*'))
+
+
+def test_a_finished_run_started_again_only_reports(trained):
+    workdir, output = trained
+    before = state_of(workdir)[0]
+    code, again = run('train', *TINY, f'--workdir={workdir}')
+    assert code == 0
+    assert again[again.index('this model'):] == output[output.index('this model'):]
+    jax.tree.map(np.testing.assert_array_equal, before, state_of(workdir)[0])
+
+
+LONG = (
+    *TINY, '--config.train.epochs=4', '--config.train.steps_per_epoch=10',
+    '--config.train.checkpoint_every=1',
+)
+
+
+def saved_steps(workdir):
+    folder = workdir / 'checkpoints'
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return [int(name) for name in names if name.isdigit()], [
+        name for name in names if not name.isdigit()]
+
+
+@pytest.mark.parametrize('seed', [0])
+def test_a_run_killed_at_random_ends_with_the_same_bits(tmp_path, seed):
+    code, output = run('train', *LONG, f'--workdir={tmp_path / "whole"}')
+    assert code == 0, output
+    draw, workdir = random.Random(seed), tmp_path / 'killed'
+    kills, while_saving = 0, 0
+    for attempt in range(8):
+        begun = max(saved_steps(workdir)[0], default=0)
+        process = start('train', *LONG, f'--workdir={workdir}')
+        goal, saving = begun + draw.randint(1, 5), attempt % 2
+        while process.poll() is None:
+            finished, partial = saved_steps(workdir)
+            # On odd turns not after a save but in the middle of one.
+            if max(finished, default=0) >= goal and (partial or not saving):
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.0 if saving else draw.uniform(0.0, 0.02))
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+            while_saving += bool(saved_steps(workdir)[1])
+    code, output = run('train', *LONG, f'--workdir={workdir}')
+    assert code == 0, output
+    assert kills >= 5 and while_saving >= 1, (kills, while_saving)
+    (whole, place), (killed, other) = state_of(tmp_path / 'whole'), state_of(workdir)
+    assert place['step'] == other['step'] == 40
+    jax.tree.map(np.testing.assert_array_equal, whole, killed)
+    assert not saved_steps(workdir)[1]  # what the kills left half-written is gone
+
+
+def test_sigterm_saves_exits_0_and_says_how_to_resume(tmp_path):
+    endless = (*TINY, '--config.train.epochs=1000', '--config.train.steps_per_epoch=50',
+               f'--workdir={tmp_path / "run"}')
+    process = start('train', *endless)
+    while process.poll() is None and not (tmp_path / 'run' / 'checkpoints').is_dir():
+        time.sleep(0.1)
+    time.sleep(3.0)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert 'to resume, run again: python -m launch.train' in output
+    state, place = state_of(tmp_path / 'run')
+    assert f'stopped after update {place["step"]};' in output
+    assert int(state.step) == place['step']
+
+
+def test_two_processes_of_two_devices_train_like_one_device(trained, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    shared = (*TINY, f'--workdir={tmp_path / "run"}', '--distributed',
+              f'--coordinator=127.0.0.1:{port}', '--num_processes=2')
+    processes = [
+        start('train', *shared, f'--process_id={i}', devices=2) for i in (0, 1)]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    one, two = state_of(trained[0])[0], state_of(tmp_path / 'run')[0]
+    assert int(two.step) == 6
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        (one.params, one.model_state), (two.params, two.model_state),
+    )
+    assert (tmp_path / 'run' / 'report' / 'report.html').is_file()
+
+
+def test_a_changed_config_is_refused_and_names_the_fields(trained):
+    code, output = run(
+        'train', *TINY, f'--workdir={trained[0]}', '--config.optimizer.clip_norm=2.0',
+        '--config.runtime.log_every=3',
+    )
+    assert code == 2
+    assert 'optimizer.clip_norm (1.0 -> 2.0);' in output
+    assert 'log_every' not in output and 'Traceback' not in output
+
+
+def smears(folder):
+    """Three smears of several sizes, a broken one, a text file."""
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for name, size in (('small', (20, 25)), ('tile', (32, 32)), ('large', (70, 101))):
+        picture = draw.integers(0, 255, (*size, 3), np.uint8)
+        assert cv2.imwrite(str(folder / f'{name}.png'), picture)
+    data = (folder / 'large.png').read_bytes()
+    (folder / 'torn.png').write_bytes(data[:len(data) // 2])
+    (folder / 'notes.txt').write_text('no image')
+    return folder
+
+
+def test_one_bad_file_in_a_folder_costs_its_own_row(trained, tmp_path):
+    source, output = smears(tmp_path / 'in'), tmp_path / 'out'
+    code, text = run('predict', f'--workdir={trained[0]}', f'--input={source}',
+                     f'--output={output}')
+    assert code == 3, text
+    assert '3 predicted, 1 failed' in text and 'Traceback' not in text
+    rows = json.loads((output / 'findings.json').read_text())
+    assert {row['case']: row['status'] for row in rows} == {
+        'small': 'done', 'tile': 'done', 'large': 'done', 'torn': 'failed'}
+    assert 'truncated' in next(row['reason'] for row in rows if row['case'] == 'torn')
+    for name, size in (('small', (20, 25)), ('tile', (32, 32)), ('large', (70, 101))):
+        mask = cv2.imread(str(output / 'masks' / f'{name}.png'), cv2.IMREAD_UNCHANGED)
+        assert mask.shape == size and set(np.unique(mask)) <= {0, 255}
+        assert cv2.imread(str(output / 'overlays' / f'{name}.png')) is not None
+    lines = (output / 'findings.csv').read_text().splitlines()
+    assert lines[0].startswith('case,file,status,reason,count') and len(lines) == 5
+    assert sorted(p.name for p in output.iterdir()) == [
+        'findings.csv', 'findings.json', 'masks', 'overlays']
+
+
+@pytest.mark.parametrize('module, flags, words', [
+    ('predict', '--workdir={run} --input={torn} --output={out}', 'truncated'),
+    ('predict', '--workdir={run} --input={none} --output={out}', 'none.png'),
+    ('predict', '--workdir={tmp} --input={torn} --output={out}', 'not a run folder'),
+    ('evaluate', '--workdir={run} --records={tmp}', 'no manifest.json'),
+    ('evaluate', '--workdir={run} --views=9', 'evaluate.views: 9 is not in [1, 8]'),
+    ('prepare', '--config=configs/white_blood_cell_unet.py --layout=sigtuple '
+     '--source={empty} --output={out}', 'no images'),
+    ('prepare', '--config=configs/white_blood_cell_unet.py --layout=x '
+     '--source={empty} --output={out}', "'x' is none of"),
+    ('prepare', '--config=configs/white_blood_cell_unet.py --layout=sigtuple '
+     '--source={empty} --output={out} --splits=1,1,1', '--splits'),
+    ('train', '--config=configs/white_blood_cell_unet.py:x --workdir={out}', "'x'"),
+    ('train', '--config=configs/nothing.py --workdir={out}', 'nothing.py'),
+    ('train', '--config=configs/white_blood_cell_unet.py --workdir={out} '
+     '--config.task.width=3', 'width'),
+    ('train', '--config=configs/white_blood_cell_unet.py --workdir={out} '
+     '--config.optimizer_name=sgdx --config.data.records={run}/records', 'sgdx'),
+    ('train', '--config=configs/white_blood_cell_unet.py --workdir={out} --bogus=1',
+     'bogus'),
+])
+def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, module, flags, words):
+    torn = tmp_path / 'torn.jpg'
+    cv2.imwrite(str(torn), np.zeros((50, 50, 3), np.uint8))
+    torn.write_bytes(torn.read_bytes()[:-100])
+    (tmp_path / 'empty').mkdir()
+    names = dict(
+        run=trained[0], torn=torn, none=tmp_path / 'none.png', tmp=tmp_path,
+        out=tmp_path / 'out', empty=tmp_path / 'empty',
+    )
+    code, output = run(module, *flags.format(**names).split())
+    assert code == 2, output
+    errors = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1 and words in errors[0]
+    assert 'Traceback' not in output
+    left = [path for path in (tmp_path / 'out').rglob('*') if path.is_file()]
+    assert left == [] or [path.name for path in left] == ['config.json']
