@@ -149,9 +149,9 @@ class _Interrupt:
         """Whether to stop here; the same answer on all processes."""
         if jax.process_count() == 1:
             return self.noted
-        return bool(
-            multihost_utils.process_allgather(np.array(self.noted)).any()
-        ) if step % 10 == 0 else False
+        if step % 10:  # asking the others costs a round trip
+            return False
+        return bool(multihost_utils.process_allgather(np.array(self.noted)).any())
 
 
 def fit(
@@ -192,92 +192,108 @@ def fit(
     if valid_source is not None and monitor not in task.metrics:
         raise ConfigError('monitor', f'{monitor!r} is none of {sorted(task.metrics)}')
     state = init_state(task, optimizer.tx, seed=seed)
-    saved = checkpoints.restore(state)
     points, start = [], 0
+    saved = checkpoints.restore(state)
     if saved is not None:
         state, place = saved
+        points, start = place['points'], place['step']
         if place['data_id'] != data_id:
             raise ConfigError(
                 checkpoints.folder, 'the prepared records changed since the run began'
             )
-        points, start = place['points'], place['step']
+    if start >= steps or _stalled(points, monitor, patience):
+        return Result(start, True, points, 0.0)
+
     state = replicate(state) if pmap else state
     train_step = compile_step(make_train_step(task, optimizer.tx), pmap=pmap)
     split_rows = predict.make_split_rows(task, views=task.views[:1])
     key = jax.random.key(seed)
 
-    def save(step, value=None):
-        checkpoints.save(
-            step, state, {'step': step, 'data_id': data_id, 'points': points}, value
-        )
+    def save(value=None):
+        place = {'step': step, 'data_id': data_id, 'points': points}
+        checkpoints.save(step, state, place, value)
 
-    def validate(step):
+    def validate():
         weights = {'params': state.params, 'model_state': state.model_state}
         rows = split_rows([weights], valid_source, batch_size=eval_batch_size)
         cases = task.cases(rows)
         progress.pictures(step, rows)
-        return {
-            'step': step, 'valid_loss': float(np.mean(rows['loss'])),
-            **{name: metric(cases) for name, metric in task.metrics.items()},
-        }
+        values = {name: metric(cases) for name, metric in task.metrics.items()}
+        return {'step': step, 'valid_loss': float(np.mean(rows['loss'])), **values}
 
-    finished = _stalled(points, monitor, patience) or start >= steps
-    if finished:
-        return Result(start, True, points, 0.0)
     batches = pipeline.train_batches(
         train_source, batch_size=batch_size, seed=seed, start=start, workers=workers
     )
-    put = put_batch if pmap else lambda b: pipeline.shard(b, devices=1)
+    put = put_batch if pmap else lambda batch: pipeline.shard(batch, devices=1)
     progress.start(start, steps)
-    began = tick = time.perf_counter()
-    waited, losses, step = 0.0, [], start
+    step, stop, finished, began = start, False, False, time.perf_counter()
     with _Interrupt() as interrupt, pipeline.Prefetch(batches, put) as prefetch:
-        while step < steps:
+        meter = _Meter(prefetch, batch_size)
+        while step < steps and not stop and not finished:
             state, scalars = train_step(state, next(prefetch), key)
-            losses.append(scalars['loss'])
             step += 1
+            meter.add(scalars['loss'])
             if step == start + 1:
                 jax.block_until_ready(scalars)
                 LOG.info(FIRST_UPDATE)
-                tick = time.perf_counter()  # compiling is no part of the rate
+                meter.restart()  # compiling is no part of the rate
+            stop = interrupt.at(step)
+            last = stop or step == steps
             evaluate = valid_source is not None and (
                 step % eval_every == 0 or step == steps
             )
-            stop = interrupt.at(step)
-            if evaluate or stop or step % log_every == 0 or step == steps:
-                # The one place that waits for the device.
-                mean = float(np.mean(jax.device_get(losses)))
-                if not np.isfinite(mean):
+            if evaluate or last or step % log_every == 0:
+                loss, rates = meter.read()
+                if not np.isfinite(loss):
                     raise ConfigError(
-                        'optimizer', f'the loss is {mean} before update {step}: '
+                        'optimizer', f'the loss is {loss} before update {step}: '
                         'lower the learning rate; the last checkpoint is kept'
                     )
-                now = time.perf_counter()
-                point = {
-                    'step': step, 'loss': mean,
-                    'learning_rate': optimizer.learning_rate(state.opt_state, step),
-                }
-                points.append(point)
-                progress.point(
-                    point, examples_per_s=len(losses) * batch_size / (now - tick),
-                    input_wait=(prefetch.waited_s - waited) / (now - tick),
-                )
-                losses, waited = [], prefetch.waited_s
+                rate = optimizer.learning_rate(state.opt_state, step)
+                points.append({'step': step, 'loss': loss, 'learning_rate': rate})
+                progress.point(points[-1], **rates)
             if evaluate:
-                points.append(validate(step))
+                points.append(validate())
                 progress.point(points[-1])
-                save(step, points[-1][monitor])
+                save(points[-1][monitor])
                 finished = _stalled(points, monitor, patience)
-            elif stop or step == steps or step % checkpoint_every == 0:
-                save(step)
-            if evaluate or not losses:
-                tick = time.perf_counter()
-            if stop or finished:
-                break
-        input_wait = prefetch.waited_s / (time.perf_counter() - began)
+                meter.restart()
+            elif last or step % checkpoint_every == 0:
+                save()
+    input_wait = prefetch.waited_s / (time.perf_counter() - began)
     checkpoints.wait()
     progress.close()
     return Result(step, finished or step >= steps, points, input_wait)
+
+
+class _Meter:
+    """Mean loss and rates since it was last read; reading waits for the device."""
+
+    def __init__(self, prefetch, batch_size):
+        self._prefetch, self._batch_size = prefetch, batch_size
+        self._losses = []
+        self.restart()
+
+    def restart(self):
+        """Forgets the time that has passed, not the losses."""
+        self._began, self._waited = time.perf_counter(), self._prefetch.waited_s
+        self._updates = 0
+
+    def add(self, loss):
+        self._losses.append(loss)
+        self._updates += 1
+
+    def read(self):
+        """(mean loss, {'examples_per_s', 'input_wait'}); starts anew."""
+        loss = float(np.mean(jax.device_get(self._losses)))
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        rates = {
+            'examples_per_s': self._updates * self._batch_size / seconds,
+            'input_wait': (self._prefetch.waited_s - self._waited) / seconds,
+        }
+        self._losses = []
+        self.restart()
+        return loss, rates
 
 
 def _stalled(points, monitor, patience):

@@ -14,7 +14,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from jaxmed import transforms  # noqa: E402
-#from jaxmed.models.layers import Dropout  # noqa: E402
+from jaxmed.models.layers import Dropout  # noqa: E402
 from jaxmed.types import Card, Task  # noqa: E402
 
 
