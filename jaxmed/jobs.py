@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxmed import evaluate, findings, optimizers, predict, progress, report, runs, train
+from jaxmed import evaluate, findings, optimizers, progress, report, runs, train
 from jaxmed.checkpoint import Checkpoints
 from jaxmed.data import records
 from jaxmed.errors import ConfigError, RecordError
@@ -185,8 +185,9 @@ def evaluate_run(
     json_path, html_path = report.write(
         output, title=task.card.title, about=task.card.about, results=results,
         cases=cases, scores={monitor: True}, render=render,
-        legend=task.card.legend, histories=_histories(points, monitor), best_step=steps[0],
-        warnings=warnings, command=command, facts=_facts(config, folder, len(members)),
+        legend=task.card.legend, histories=_histories(points, monitor),
+        best_step=steps[0], warnings=warnings, command=command,
+        facts=_facts(config, folder, len(members)),
     )
     return Outcome(steps[0], True, results, {
         'report': html_path, 'numbers': json_path,

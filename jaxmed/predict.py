@@ -1,7 +1,7 @@
-"""Weights and records -> rows: the one prediction path, averaged over views and members.
+"""Weights and records -> rows: the one prediction path.
 
-The evaluator, validation during training and prediction on files all go through
-`make_apply`; only what feeds it differs.
+Probabilities are averaged over members and views. The evaluator, validation during
+training and prediction on files all share it; only what feeds it differs.
 """
 
 import math
@@ -140,7 +140,9 @@ def _encode(strings):
 
 
 def _decode(coded):
-    return np.array([bytes(row).rstrip(b'\0').decode(errors='replace') for row in coded])
+    return np.array([
+        bytes(row).rstrip(b'\0').decode(errors='replace') for row in coded
+    ])
 
 
 def example_inputs(task):

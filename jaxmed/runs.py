@@ -146,9 +146,9 @@ def load(workdir, *, views=None, batch_size=8):
     """
     workdirs = [workdir] if isinstance(workdir, (str, os.PathLike)) else list(workdir)
     task, members, config, _ = load_members(workdirs)
+    views = config['evaluate']['views'] if views is None else views
     return predict.Predictor(
-        task, members, batch_size=batch_size,
-        views=choose_views(task, config['evaluate']['views'] if views is None else views),
+        task, members, batch_size=batch_size, views=choose_views(task, views)
     )
 
 

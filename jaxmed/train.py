@@ -12,7 +12,7 @@ import optax
 from jax import lax
 from jax.experimental import multihost_utils
 
-from jaxmed import checkpoint, predict
+from jaxmed import predict
 from jaxmed.data import pipeline
 from jaxmed.errors import ConfigError
 

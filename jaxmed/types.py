@@ -77,7 +77,7 @@ class Task(NamedTuple):
     views: Sequence[View]  # device; the first one is the identity
     rows: Callable[[Any, Batch], Batch]  # device; (probabilities, raw batch) -> columns
     cases: Callable[[Rows], Rows]  # all rows of a split -> one row per case
-    metrics: Mapping[str, Callable[[Rows], float]]  # over cases; bootstrapped by patient
+    metrics: Mapping[str, Callable[[Rows], float]]  # over cases
     baselines: Mapping[str, Callable[[Batch], Any]]  # raw batch -> probabilities
     render: Callable[[Sequence[Record], Rows], np.ndarray]  # one case -> RGB picture
     infer: Callable[..., Any]  # (apply, record, *, batch_size) -> probabilities

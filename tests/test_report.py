@@ -6,8 +6,8 @@ import json
 import re
 
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from jaxmed import report
 from jaxmed.errors import InputError

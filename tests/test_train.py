@@ -177,7 +177,8 @@ def test_a_checkpoint_of_another_model_names_the_first_leaf(
     other.params['Dense_0']['kernel'] = np.zeros((3, 9), np.float32)
     with pytest.raises(
         CheckpointError,
-        match=r'params.Dense_0.kernel is float32\[3,8\], the model needs float32\[3,9\]',
+        match=r'params.Dense_0.kernel is float32\[3,8\], the model needs '
+              r'float32\[3,9\]',
     ):
         Checkpoints(tmp_path, read_only=True).restore(other)
 

@@ -8,14 +8,20 @@ picture with a grey bottom.
 import contextlib
 import logging
 import os
-from pathlib import Path
 import stat
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
-from PIL import (BmpImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin,
-                 TiffImagePlugin)
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+)
 
 from jaxmed.errors import ImageError
 

@@ -58,7 +58,7 @@ def parse_fractions(text):
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise RecordError(
             '--splits',
-            f'three shares >= 0 that add up to 1 are needed (train,valid,test): {text!r}',
+            f'three shares >= 0 that add up to 1 are needed: {text!r}',
         )
     return fractions
 

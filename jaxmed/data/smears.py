@@ -4,10 +4,10 @@ A layout module (`sigtuple`, `zheng`) says which file is whose mask and what a m
 grey levels mean; tiles, ids, groups and checks are the same for all and live here.
 """
 
-from collections import Counter
 import hashlib
-from pathlib import Path
 import re
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 

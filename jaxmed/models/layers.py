@@ -11,8 +11,8 @@ from typing import Any, Sequence
 
 import flax.linen as nn
 import jax
-from jax import lax
 import jax.numpy as jnp
+from jax import lax
 
 # Images of fewer pixels share one matrix product: alone they are too little work.
 _MIN_PIXELS = 1024

@@ -122,7 +122,9 @@ def make(
             'boundary_f1': metrics.boundary_f1, 'count_error': metrics.count_error,
         },
         baselines={
-            'Otsu on grey': partial(otsu, threshold=cells.otsu, num_classes=num_classes),
+            'Otsu on grey': partial(
+                otsu, threshold=cells.otsu, num_classes=num_classes
+            ),
             'Otsu on purple': partial(
                 otsu, threshold=cells.otsu_purple, num_classes=num_classes
             ),

@@ -6,8 +6,8 @@ import sys
 
 import cv2
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from jaxmed.data import images
 from jaxmed.errors import ImageError

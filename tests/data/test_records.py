@@ -20,7 +20,8 @@ def write(examples, folder, count=60, **options):
 
 
 def read(folder, split, **options):
-    return records.open_records(folder, split, **({'task': 'toy', 'verify': True} | options))
+    options = {'task': 'toy', 'verify': True} | options
+    return records.open_records(folder, split, **options)
 
 
 def test_what_is_written_is_read_again(examples, tmp_path):
@@ -60,7 +61,8 @@ def test_shares_are_close_to_the_fractions():
               for i in range(5000)]
     for split, share in zip(records.SPLITS, (0.8, 0.1, 0.1)):
         # Four standard deviations of a binomial share.
-        assert abs(splits.count(split) / 5000 - share) < 4 * (share * (1 - share) / 5000) ** 0.5
+        deviation = (share * (1 - share) / 5000) ** 0.5
+        assert abs(splits.count(split) / 5000 - share) < 4 * deviation
 
 
 def test_shards_roll_over_and_keep_their_order(examples, tmp_path, monkeypatch):
@@ -129,7 +131,8 @@ def test_sources_that_make_no_split_are_refused(examples, tmp_path):
         write(examples, tmp_path / 'a', count=2)
     with pytest.raises(RecordError, match='example-0 came twice'):
         records.write_records(
-            [examples(1)[0]] * 2, tmp_path / 'a', task='toy', fractions=(1, 0, 0), seed=0
+            [examples(1)[0]] * 2, tmp_path / 'a', task='toy', fractions=(1, 0, 0),
+            seed=0,
         )
     write(examples, tmp_path / 'b', fractions=(0, 0, 1))
     with pytest.raises(RecordError, match="split 'train' holds no records"):
