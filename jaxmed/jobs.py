@@ -171,6 +171,8 @@ def evaluate_run(
     results.append(report.Result('paper', task.card.paper_data, {
         metric: {'value': value} for metric, value in task.card.paper.items()
     }))
+    if jax.process_index():  # all have counted; one writes
+        return Outcome(steps[0], True, results, {})
     checkpoints = Checkpoints(workdirs[0], read_only=True)
     points = checkpoints.place()['points']
     checkpoints.close()

@@ -1,0 +1,87 @@
+"""Rows of a split: complete, in order, averaged over members and views."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmed import evaluate, predict, train
+from jaxmed.types import View
+
+
+def members_of(task, count=1):
+    import optax
+
+    states = [train.init_state(task, optax.sgd(0.1), seed=n) for n in range(count)]
+    return [{'params': s.params, 'model_state': s.model_state} for s in states]
+
+
+def test_rows_come_in_the_order_of_the_records_for_any_batch_size(toy_task, examples):
+    task = toy_task()
+    (member,) = members_of(task)
+    split_rows = predict.make_split_rows(task, views=task.views)
+    source = examples(11)
+    inputs = np.stack([source[i]['inputs'] for i in range(11)])
+    by_hand = task.model.apply(
+        {'params': member['params'], **member['model_state']}, inputs, train=False
+    )
+    for batch_size in (1, 4, 7, 50):
+        rows = split_rows([member], source, batch_size=batch_size)
+        assert rows['example_id'].tolist() == [f'example-{i}' for i in range(11)]
+        np.testing.assert_allclose(rows['prediction'], by_hand, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            rows['loss'], (by_hand - inputs[:, 0]) ** 2, rtol=1e-4, atol=1e-6)
+
+
+def test_members_and_views_are_averaged(toy_task, examples):
+    task = toy_task()
+    members = members_of(task, 2)
+    views = (task.views[0], View(lambda x: -x, lambda y: y + 1.0))
+    batch = {'inputs': jnp.array(examples(4)._inputs, jnp.float32)}
+    together = predict.make_apply(task, views=views)(members, batch)
+    apart = [
+        predict.make_apply(task, views=(view,))([member], batch)
+        for member in members for view in views
+    ]
+    np.testing.assert_allclose(together, np.mean(apart, axis=0), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(apart[0], apart[1])
+
+
+def test_a_baseline_takes_the_models_place(toy_task, examples):
+    task = toy_task()
+    split_rows = predict.make_split_rows(
+        task, views=(), baseline=lambda batch: batch['inputs'][:, 0]
+    )
+    rows = split_rows(members_of(task), examples(11), batch_size=4)
+    np.testing.assert_array_equal(rows['prediction'], rows['target'])
+
+
+def test_ids_travel_between_processes():
+    ids = np.array(['a', 'smear-7@0,128', 'Färbung'])
+    np.testing.assert_array_equal(predict._decode(predict._encode(ids)), ids)
+
+
+def test_cases_that_were_trained_on_are_left_out(examples, tmp_path):
+    from jaxmed.data import records
+
+    source = examples(20)
+    records.write_records(
+        (source[i] for i in range(12)), tmp_path / 'a', task='toy',
+        fractions=(0.5, 0.0, 0.5), seed=0,
+    )
+    trained = {
+        case['case_id'] for case in records.read_cases(tmp_path / 'a')
+        if case['split'] == 'train'
+    }
+    rest, dropped = evaluate.leave_out_seen(source, seen_in=tmp_path / 'a')
+    assert set(dropped) == trained and trained
+    kept = [rest[i]['case_id'] for i in range(len(rest))]
+    assert kept == [f'example-{i}' for i in range(20) if f'example-{i}' not in trained]
+
+
+def test_shapes_of_the_weights_are_known_without_computing_any(toy_task):
+    task = toy_task()
+    spec = predict.weights_spec(task)
+    (member,) = members_of(task)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), spec) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), member
+    )
