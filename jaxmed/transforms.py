@@ -74,6 +74,46 @@ def make_colour_and_light(*, strength):
     return augment
 
 
+def make_field_stop(*, probability):
+    """Builds a dark corner beyond the microscope's round field, seldom drawn.
+
+    A network that only saw patches around cells takes the field's rim for one: on
+    smears photographed to the rim it found cells that are not there. Up to a third
+    of the picture goes dark behind an arc, softly, and what lies there is no target.
+
+    Args:
+        probability: share of the examples that get one.
+    """
+
+    def change(key, x, targets):
+        keys = jax.random.split(key, 6)
+        size = jnp.float32(max(x.shape[:2]))
+        angle = jax.random.uniform(keys[0], (), maxval=2 * jnp.pi)
+        # The arc passes the middle at `near`; its field is a circle of `radius`.
+        near = size * jax.random.uniform(keys[1], (), minval=0.2, maxval=0.7)
+        radius = size * jnp.exp(
+            jax.random.uniform(keys[2], (), minval=0.0, maxval=jnp.log(6.0))
+        )
+        back = near - radius
+        rows, columns = jnp.meshgrid(
+            *(jnp.arange(side) - (side - 1) / 2 for side in x.shape[:2]), indexing='ij'
+        )
+        distance = jnp.hypot(
+            rows - back * jnp.sin(angle), columns - back * jnp.cos(angle)
+        )
+        softness = jax.random.uniform(keys[3], (), minval=0.5, maxval=4.0)
+        dark = jax.nn.sigmoid((distance - radius) / softness)[..., None]
+        dark *= jax.random.bernoulli(keys[4], probability)
+        black = jax.random.uniform(keys[5], (), maxval=0.1)
+        return x + (black - x) * dark, jnp.where(dark > 0.5, 0.0, targets)
+
+    def augment(keys, batch):
+        inputs, targets = jax.vmap(change)(keys, batch['inputs'], batch['targets'])
+        return batch | {'inputs': inputs, 'targets': targets}
+
+    return augment
+
+
 def _mirror(x, draw, axis):
     return jnp.where(draw, jnp.flip(x, axis), x)
 

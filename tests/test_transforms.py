@@ -68,3 +68,19 @@ def test_views_are_eight_different_ones_and_lead_back():
         np.testing.assert_array_equal(view.inverse(view.forward(image)), image)
     assert len(seen) == 8
     np.testing.assert_array_equal(transforms.SQUARE_VIEWS[0].forward(image), image)
+
+
+def test_a_field_stop_darkens_some_pictures_softly_and_drops_what_it_hides():
+    bright = {
+        'inputs': jnp.full((400, 16, 16, 3), 0.9), 'targets': jnp.ones((400, 16, 16, 1)),
+    }
+    out = transforms.make_field_stop(probability=0.25)(keys_of(400), bright)
+    touched = np.asarray(out['targets']).min(axis=(1, 2, 3)) == 0
+    # Some arcs pass outside of the picture, so at most a quarter is touched.
+    assert 0.1 < touched.mean() < 0.25 + 4 * (0.25 * 0.75 / 400) ** 0.5
+    hidden = np.asarray(out['targets'][..., 0]) == 0
+    assert np.asarray(out['inputs'])[hidden].max() < 0.55
+    # The middle of the picture, where the cell is, stays.
+    assert not hidden[:, 6:10, 6:10].any()
+    never = transforms.make_field_stop(probability=0.0)(keys_of(400), bright)
+    np.testing.assert_array_equal(never['targets'], bright['targets'])

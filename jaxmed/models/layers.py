@@ -196,7 +196,7 @@ class Conv(nn.Module):
         outputs = convolve(inputs, kernel, strides, pads)
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
-            outputs += bias.astype(self.dtype)
+            outputs = (outputs + bias).astype(self.dtype)
         return outputs
 
 
@@ -235,7 +235,7 @@ class UpsampleConcatConv(nn.Module):
         outputs += convolve_upsampled(coarse, taps)
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
-            outputs += bias.astype(self.dtype)
+            outputs = (outputs + bias).astype(self.dtype)
         return outputs
 
 

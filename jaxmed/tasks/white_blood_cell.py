@@ -35,7 +35,7 @@ LOSSES = {
 
 def make(
     *, colour, widths, dropout, batch_norm, num_classes, dtype, loss, augment,
-    colour_strength, clean_threshold, tile, max_pixels, group_pattern, threshold,
+    colour_strength, field_stop, clean_threshold, tile, max_pixels, group_pattern, threshold,
     min_area_px, min_distance_px, neck_ratio, boundary_px, sweep, overlap_px,
     crop_threshold, crop_min_area_px, axis_name=None,
 ) -> Task:
@@ -48,6 +48,7 @@ def make(
         loss: a name in LOSSES.
         augment: 'none', 'flips' (the paper) or 'turns' (and mirrors).
         colour_strength: of transforms.make_colour_and_light; 0 is off.
+        field_stop: of transforms.make_field_stop; 0 is off.
         clean_threshold: pixels of at most this grey value become white before all
             else (the paper's CLEAN_THRESH); -1 is off.
         tile: pixels of a side that go through the network.
@@ -84,6 +85,8 @@ def make(
     steps = [{'flips': transforms.flip, 'turns': transforms.flip_and_turn}.get(augment)]
     if colour_strength:
         steps.append(transforms.make_colour_and_light(strength=colour_strength))
+    if field_stop:
+        steps.append(transforms.make_field_stop(probability=field_stop))
     return Task(
         card=CARD,
         model=UNet(

