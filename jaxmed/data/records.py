@@ -112,6 +112,8 @@ def write_records(records, folder, *, task, fractions, seed, overwrite=False):
     folder = Path(folder)
     if folder.exists() and not overwrite:
         raise RecordError(folder, 'exists already; --overwrite replaces it')
+    for stale in folder.parent.glob(f'.{folder.name}.partial-*'):
+        shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed
     partial = folder.with_name(f'.{folder.name}.partial-{os.getpid()}')
     partial.mkdir(parents=True)
     try:
