@@ -38,7 +38,7 @@ def measure(task, optimizer, source, *, batch_size, rounds, workers, make_rivals
     state = train.replicate(train.init_state(task, optimizer.tx, seed=0))
     step = train.compile_step(train.make_train_step(task, optimizer.tx), pmap=True)
     forward = jax.pmap(
-        predict.make_apply(task, views=task.views[:1]), in_axes=(None, 0)
+        predict.make_apply([task], views=1), in_axes=(None, 0)
     )
     key = jax.random.key(0)
     host = pipeline.stack([source[i % len(source)] for i in range(batch_size)])

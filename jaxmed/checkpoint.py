@@ -19,7 +19,7 @@ FOLDER = 'checkpoints'
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder; a context, since saves run in threads."""
 
     def __init__(self, workdir, *, read_only=False):
         self.folder = Path(workdir).absolute() / FOLDER
@@ -150,7 +150,10 @@ class Checkpoints:
                     f'the model needs {_words(want)}',
                 )
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
         self._manager.close()
 
 

@@ -14,8 +14,10 @@ class InputError(ValueError):
     """
 
     def __init__(self, where, reason):
-        # A reason quoted from another library may span lines; a user gets one.
-        self.where = str(where)
+        # A reason quoted from another library may span lines, and so may a file's
+        # name; a user gets one. Names need not be UTF-8.
+        self.where = ' '.join(str(where).split())
+        self.where = self.where.encode(errors='backslashreplace').decode()
         self.reason = ' '.join(str(reason).split())
         super().__init__(f'{self.where}: {self.reason}')
 

@@ -45,15 +45,15 @@ def leave_out_seen(source, *, seen_in):
     return _Subset(source, places), sorted(dropped)
 
 
-def evaluate(task, members, sources, *, views, batch_size, resamples, seed):
+def evaluate(tasks, members, sources, *, views, batch_size, resamples, seed):
     """Measures a task and its baselines.
 
     Args:
-        task: Task.
+        tasks: one Task per member; the first one counts.
         members: sequence of weights.
         sources: name of the data -> source; the first is reported on with baselines
             and pictures, the others stand beside it.
-        views: test-time augmentation.
+        views: how many views of test-time augmentation.
         batch_size: examples at once.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
@@ -61,7 +61,8 @@ def evaluate(task, members, sources, *, views, batch_size, resamples, seed):
     Returns:
         (list of report.Result, cases of the first, rows of the first).
     """
-    split_rows = predict.make_split_rows(task, views=views)
+    task = tasks[0]
+    split_rows = predict.make_split_rows(tasks, views=views)
     results, first = [], None
     for name, source in sources.items():
         rows = split_rows(members, source, batch_size=batch_size)
@@ -73,7 +74,7 @@ def evaluate(task, members, sources, *, views, batch_size, resamples, seed):
             continue
         first = cases, rows
         for baseline, function in task.baselines.items():
-            rows_of = predict.make_split_rows(task, views=(), baseline=function)
+            rows_of = predict.make_split_rows([task], views=1, baseline=function)
             cases = task.cases(rows_of(members, source, batch_size=batch_size))
             results.append(report.Result(baseline, name, report.summarise(
                 cases, task.metrics, resamples=resamples, seed=seed

@@ -55,21 +55,21 @@ def train_run(config, workdir, *, command):
     )
     steps = settings['epochs'] * steps_per_epoch
     optimizer = make_optimizer(config, steps=steps, steps_per_epoch=steps_per_epoch)
-    checkpoints = Checkpoints(workdir)
     primary = jax.process_index() == 0
-    result = train.fit(
-        task, optimizer, train_source, valid_source, checkpoints=checkpoints,
-        seed=settings['seed'], steps=steps, batch_size=settings['batch_size'],
-        eval_batch_size=runtime['eval_batch_size'], eval_every=steps_per_epoch,
-        checkpoint_every=settings['checkpoint_every'], log_every=runtime['log_every'],
-        workers=runtime['workers'], monitor=settings['monitor'],
-        patience=settings['patience'], data_id=records.fingerprint(folder),
-        progress=progress.Progress(
-            workdir if primary else None, monitor=settings['monitor'],
-            render=lambda rows: _render_first(task, valid_source, rows),
-        ),
-    )
-    checkpoints.close()
+    with Checkpoints(workdir) as checkpoints:
+        result = train.fit(
+            task, optimizer, train_source, valid_source, checkpoints=checkpoints,
+            seed=settings['seed'], steps=steps, batch_size=settings['batch_size'],
+            eval_batch_size=runtime['eval_batch_size'], eval_every=steps_per_epoch,
+            checkpoint_every=settings['checkpoint_every'],
+            log_every=runtime['log_every'], workers=runtime['workers'],
+            monitor=settings['monitor'], patience=settings['patience'],
+            data_id=records.fingerprint(folder),
+            progress=progress.Progress(
+                workdir if primary else None, monitor=settings['monitor'],
+                render=lambda rows: _render_first(task, valid_source, rows),
+            ),
+        )
     if not result.finished:
         return Outcome(result.step, False, [], {})
     split = next((s for s in ('test', 'valid', 'train') if splits[s]['records']))
@@ -143,7 +143,8 @@ def evaluate_run(
     Returns:
         Outcome.
     """
-    task, members, config, steps = runs.load_members(workdirs, which=which)
+    tasks, members, config, steps = runs.load_members(workdirs, which=which)
+    task = tasks[0]
     name, settings = config['task_name'], config['evaluate']
     own = runs.records_folder(workdirs[0], config)
     folder = own if folder is None else folder
@@ -164,8 +165,8 @@ def evaluate_run(
     if split != 'train' and folder == own:
         sources['train'] = records.open_records(own, 'train', task=name, verify=False)
     results, cases, rows = evaluate.evaluate(
-        task, members, sources, resamples=settings['resamples'], seed=0,
-        views=runs.choose_views(task, settings['views'] if views is None else views),
+        tasks, members, sources, resamples=settings['resamples'], seed=0,
+        views=runs.check_views(tasks, settings['views'] if views is None else views),
         batch_size=config['runtime']['eval_batch_size'],
     )
     results.append(report.Result('paper', task.card.paper_data, {
@@ -173,9 +174,8 @@ def evaluate_run(
     }))
     if jax.process_index():  # all have counted; one writes
         return Outcome(steps[0], True, results, {})
-    checkpoints = Checkpoints(workdirs[0], read_only=True)
-    points = checkpoints.place()['points']
-    checkpoints.close()
+    with Checkpoints(workdirs[0], read_only=True) as checkpoints:
+        points = checkpoints.place()['points']
     overlays, monitor = {}, config['train']['monitor']
 
     def render(case_id):

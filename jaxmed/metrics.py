@@ -31,7 +31,7 @@ def dice_worst(rows):
 
 
 def iou(rows):
-    """Mean intersection over union; the images that `dice` averages."""
+    """Mean intersection over union; the images that Dice averages."""
     union = rows['predicted'] + rows['actual'] - rows['intersection']
     return _mean(_ratio(rows['intersection'], union))
 

@@ -17,60 +17,58 @@ from jaxmed.data import pipeline
 ID_BYTES = 256  # an id's room when rows travel between processes
 
 
-def _make_forward(task, views):
+def _make_forward(tasks, views):
     """(members, batch) -> (averaged probabilities, outputs of the first member)."""
 
     def forward(members, batch):
-        inputs = task.preprocess(batch)['inputs']
-        outputs = [
-            (
-                view,
-                task.model.apply(
-                    {'params': weights['params'], **weights['model_state']},
-                    view.forward(inputs), train=False,
-                ),
-            )
-            for weights in members
-            for view in views
-        ]
-        parts = [view.inverse(task.probabilities(output)) for view, output in outputs]
-        mean = jax.tree.map(lambda *leaves: sum(leaves) / len(parts), *parts)
-        return mean, outputs[0][1]
+        first, parts = None, []
+        for task, weights in zip(tasks, members, strict=True):
+            variables = {'params': weights['params'], **weights['model_state']}
+            inputs = task.preprocess(batch)['inputs']
+            for view in task.views[:views]:
+                outputs = task.model.apply(
+                    variables, view.forward(inputs), train=False
+                )
+                first = outputs if first is None else first
+                parts.append(view.inverse(task.probabilities(outputs)))
+        return jax.tree.map(lambda *leaves: sum(leaves) / len(parts), *parts), first
 
     return forward
 
 
-def make_apply(task, *, views):
+def make_apply(tasks, *, views):
     """Builds (members, batch) -> probabilities, averaged over members and views.
 
     Args:
-        task: Task.
-        views: sequence of View; the identity alone is no augmentation.
+        tasks: one Task per member; models and preprocessing may differ, what the
+            probabilities mean may not.
+        views: how many of its views each task averages; 1 is the identity alone.
 
     Returns:
         A pure function; `members` is a sequence of {'params', 'model_state'} and
         `batch` holds raw records, [B, ...].
     """
-    forward = _make_forward(task, views)
+    forward = _make_forward(tasks, views)
     return lambda members, batch: forward(members, batch)[0]
 
 
-def make_split_rows(task, *, views, baseline=None):
+def make_split_rows(tasks, *, views, baseline=None):
     """Builds a function that predicts every record of a split.
 
     Compiled once for all calls with the same batch size; runs on all local devices,
     and each process takes its share of the records.
 
     Args:
-        task: Task.
-        views: test-time augmentation.
+        tasks: one Task per member; the first one makes the rows.
+        views: as in make_apply.
         baseline: (raw batch) -> probabilities on the host, in place of the model.
 
     Returns:
         (members, source, *, batch_size) -> Rows in the order of the records; the
         column 'loss' is that of the first member under the first view.
     """
-    forward = _make_forward(task, views)
+    task = tasks[0]
+    forward = _make_forward(tasks, views)
 
     def step(members, batch):
         probabilities, outputs = forward(members, batch)
@@ -169,16 +167,16 @@ class Predictor:
     """A trained task: files in, findings out.
 
     Args:
-        task: Task.
+        tasks: one Task per member.
         members: sequence of {'params', 'model_state'}; several are averaged.
-        views: test-time augmentation, a sequence of View.
+        views: as in make_apply.
         batch_size: examples that go through the network at once.
     """
 
-    def __init__(self, task, members, *, views, batch_size):
-        self.task, self.batch_size = task, batch_size
+    def __init__(self, tasks, members, *, views, batch_size):
+        self.task, self.batch_size = tasks[0], batch_size
         self._members = jax.device_put(list(members))
-        self._apply = jax.jit(make_apply(task, views=views))
+        self._apply = jax.jit(make_apply(tasks, views=views))
 
     def apply(self, batch):
         """Probabilities of a batch of raw arrays [batch_size, ...], on the device."""

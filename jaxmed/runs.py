@@ -105,32 +105,33 @@ def load_members(workdirs, *, which='best'):
     """Trained weights of one or several runs of the same task.
 
     Args:
-        workdirs: run folders; several are an ensemble.
+        workdirs: run folders; several are an ensemble, their models may differ.
         which: 'best' or 'latest'.
 
     Returns:
-        (task, members, config of the first run, steps).
+        (tasks, members, config of the first run, steps), one of each per run.
 
     Raises:
-        CheckpointError: a folder is no run, its checkpoint is damaged or of another
-            model than the first one's.
+        CheckpointError: a folder is no run, is one of another task than the first,
+            or its checkpoint is damaged or does not fit its config.
     """
-    config = read_config(workdirs[0])
-    task = make_task(config)
-    spec = predict.weights_spec(task)
-    members, steps = [], []
+    tasks, members, steps = [], [], []
+    first = read_config(workdirs[0])
     for workdir in workdirs:
-        other = read_config(workdir)['task_name']
-        if other != config['task_name']:
+        config = read_config(workdir)
+        if config['task_name'] != first['task_name']:
             raise CheckpointError(
-                workdir, f'a run of task {other!r}, not of {config["task_name"]!r}'
+                workdir,
+                f'a run of task {config["task_name"]!r}, not of {first["task_name"]!r}',
             )
-        checkpoints = Checkpoints(workdir, read_only=True)
-        weights, step = checkpoints.restore_weights(spec, which=which)
-        checkpoints.close()
+        tasks.append(make_task(config))
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            weights, step = checkpoints.restore_weights(
+                predict.weights_spec(tasks[-1]), which=which
+            )
         members.append(weights)
         steps.append(step)
-    return task, members, config, steps
+    return tasks, members, first, steps
 
 
 def load(workdir, *, views=None, batch_size=8):
@@ -145,17 +146,16 @@ def load(workdir, *, views=None, batch_size=8):
         predict.Predictor.
     """
     workdirs = [workdir] if isinstance(workdir, (str, os.PathLike)) else list(workdir)
-    task, members, config, _ = load_members(workdirs)
+    tasks, members, config, _ = load_members(workdirs)
     views = config['evaluate']['views'] if views is None else views
     return predict.Predictor(
-        task, members, batch_size=batch_size, views=choose_views(task, views)
+        tasks, members, batch_size=batch_size, views=check_views(tasks, views)
     )
 
 
-def choose_views(task, count):
-    """The first `count` views of test-time augmentation."""
-    if not 1 <= count <= len(task.views):
-        raise ConfigError(
-            'evaluate.views', f'{count} is not in [1, {len(task.views)}]'
-        )
-    return task.views[:count]
+def check_views(tasks, views):
+    """The number of views of test-time augmentation, if all tasks have as many."""
+    most = min(len(task.views) for task in tasks)
+    if not 1 <= views <= most:
+        raise ConfigError('evaluate.views', f'{views} is not in [1, {most}]')
+    return views

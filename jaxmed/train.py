@@ -206,7 +206,7 @@ def fit(
 
     state = replicate(state) if pmap else state
     train_step = compile_step(make_train_step(task, optimizer.tx), pmap=pmap)
-    split_rows = predict.make_split_rows(task, views=task.views[:1])
+    split_rows = predict.make_split_rows([task], views=1)
     key = jax.random.key(seed)
 
     def save(value=None):

@@ -51,9 +51,10 @@ def state_of(workdir):
     config = runs.read_config(workdir)
     task = runs.make_task(config)
     optimizer = jobs.make_optimizer(config, steps=1000, steps_per_epoch=1)
-    state, place = Checkpoints(workdir, read_only=True).restore(
-        train.init_state(task, optimizer.tx, seed=0)
-    )
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        state, place = checkpoints.restore(
+            train.init_state(task, optimizer.tx, seed=0)
+        )
     return jax.device_get(state), place
 
 

@@ -18,7 +18,7 @@ def members_of(task, count=1):
 def test_rows_come_in_the_order_of_the_records_for_any_batch_size(toy_task, examples):
     task = toy_task()
     (member,) = members_of(task)
-    split_rows = predict.make_split_rows(task, views=task.views)
+    split_rows = predict.make_split_rows([task], views=1)
     source = examples(11)
     inputs = np.stack([source[i]['inputs'] for i in range(11)])
     by_hand = task.model.apply(
@@ -35,12 +35,15 @@ def test_rows_come_in_the_order_of_the_records_for_any_batch_size(toy_task, exam
 def test_members_and_views_are_averaged(toy_task, examples):
     task = toy_task()
     members = members_of(task, 2)
-    views = (task.views[0], View(lambda x: -x, lambda y: y + 1.0))
+    one = task._replace(views=(*task.views, View(lambda x: -x, lambda y: y + 1.0)))
+    # Members may preprocess differently.
+    two = one._replace(
+        preprocess=lambda batch: batch | {'inputs': 2.0 * batch['inputs']})
     batch = {'inputs': jnp.array(examples(4)._inputs, jnp.float32)}
-    together = predict.make_apply(task, views=views)(members, batch)
+    together = predict.make_apply([one, two], views=2)(members, batch)
     apart = [
-        predict.make_apply(task, views=(view,))([member], batch)
-        for member in members for view in views
+        predict.make_apply([task._replace(views=(view,))], views=1)([member], batch)
+        for task, member in zip((one, two), members) for view in one.views
     ]
     np.testing.assert_allclose(together, np.mean(apart, axis=0), rtol=1e-5, atol=1e-6)
     assert not np.allclose(apart[0], apart[1])
@@ -49,7 +52,7 @@ def test_members_and_views_are_averaged(toy_task, examples):
 def test_a_baseline_takes_the_models_place(toy_task, examples):
     task = toy_task()
     split_rows = predict.make_split_rows(
-        task, views=(), baseline=lambda batch: batch['inputs'][:, 0]
+        [task], views=1, baseline=lambda batch: batch['inputs'][:, 0]
     )
     rows = split_rows(members_of(task), examples(11), batch_size=4)
     np.testing.assert_array_equal(rows['prediction'], rows['target'])

@@ -81,17 +81,16 @@ def fit(task, examples, workdir, *, steps=12, schedule=12, **options):
         learning_rate=1e-1, warmup_steps=2, weight_decay=0.0, clip_norm=1.0,
         steps=schedule, steps_per_epoch=1,
     )
-    checkpoints = Checkpoints(workdir)
     defaults = dict(
-        checkpoints=checkpoints, seed=3, steps=steps, batch_size=8, eval_batch_size=8,
+        seed=3, steps=steps, batch_size=8, eval_batch_size=8,
         eval_every=4, checkpoint_every=3, log_every=5, workers=0, monitor='closeness',
         patience=0, data_id='a', progress=Silent(),
     )
-    result = train.fit(
-        task, optimizer, examples(20), examples(6, seed=1), **(defaults | options)
-    )
-    checkpoints.close()
-    return result
+    with Checkpoints(workdir) as checkpoints:
+        return train.fit(
+            task, optimizer, examples(20), examples(6, seed=1),
+            checkpoints=checkpoints, **(defaults | options),
+        )
 
 
 def latest(workdir, task):
@@ -99,9 +98,10 @@ def latest(workdir, task):
         learning_rate=1e-1, warmup_steps=2, weight_decay=0.0, clip_norm=1.0,
         steps=12, steps_per_epoch=1,
     )
-    state, place = Checkpoints(workdir, read_only=True).restore(
-        train.init_state(task, optimizer.tx, seed=9)
-    )
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        state, place = checkpoints.restore(
+            train.init_state(task, optimizer.tx, seed=9)
+        )
     return jax.device_get(state), place
 
 
@@ -127,9 +127,9 @@ def test_best_and_latest_are_kept_and_best_is_the_best(toy_task, examples, tmp_p
     assert kept == {best, 12}
     state, _ = latest(tmp_path, task)
     weights = {'params': state.params, 'model_state': state.model_state}
-    checkpoints = Checkpoints(tmp_path, read_only=True)
-    assert checkpoints.restore_weights(weights)[1] == best
-    assert checkpoints.restore_weights(weights, which='latest')[1] == 12
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore_weights(weights)[1] == best
+        assert checkpoints.restore_weights(weights, which='latest')[1] == 12
 
 
 def test_training_lowers_the_loss(toy_task, examples, tmp_path):
@@ -175,12 +175,12 @@ def test_a_checkpoint_of_another_model_names_the_first_leaf(
     fit(toy_task(), examples, tmp_path, steps=3)
     other = train.init_state(toy_task(), optax.adam(1e-3), seed=0)
     other.params['Dense_0']['kernel'] = np.zeros((3, 9), np.float32)
-    with pytest.raises(
+    with Checkpoints(tmp_path, read_only=True) as checkpoints, pytest.raises(
         CheckpointError,
         match=r'params.Dense_0.kernel is float32\[3,8\], the model needs '
               r'float32\[3,9\]',
     ):
-        Checkpoints(tmp_path, read_only=True).restore(other)
+        checkpoints.restore(other)
 
 
 def test_a_damaged_checkpoint_is_one_line(toy_task, examples, tmp_path):

@@ -72,7 +72,8 @@ def test_views_are_eight_different_ones_and_lead_back():
 
 def test_a_field_stop_darkens_some_pictures_softly_and_drops_what_it_hides():
     bright = {
-        'inputs': jnp.full((400, 16, 16, 3), 0.9), 'targets': jnp.ones((400, 16, 16, 1)),
+        'inputs': jnp.full((400, 16, 16, 3), 0.9),
+        'targets': jnp.ones((400, 16, 16, 1)),
     }
     out = transforms.make_field_stop(probability=0.25)(keys_of(400), bright)
     touched = np.asarray(out['targets']).min(axis=(1, 2, 3)) == 0

@@ -12,6 +12,7 @@ the same side for the same seed, however many others come or go.
 """
 
 import csv
+import glob
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ import shutil
 from pathlib import Path
 
 import grain
+import numpy as np
 from array_record.python import array_record_module
 from flax import serialization
 
@@ -55,7 +57,11 @@ def parse_fractions(text):
         fractions = tuple(float(part) for part in text.split(','))
     except ValueError:
         raise RecordError('--splits', f'not three numbers: {text!r}') from None
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+    # Written so that NaN fails: it passes no comparison.
+    if not (
+        len(fractions) == 3 and all(f >= 0 for f in fractions)
+        and abs(sum(fractions) - 1) < 1e-6
+    ):
         raise RecordError(
             '--splits',
             f'three shares >= 0 that add up to 1 are needed: {text!r}',
@@ -109,21 +115,39 @@ def write_records(records, folder, *, task, fractions, seed, overwrite=False):
             no patient fell into a split whose share is not 0.
         InputError: whatever the reader raises; nothing is left behind.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     if folder.exists() and not overwrite:
         raise RecordError(folder, 'exists already; --overwrite replaces it')
-    for stale in folder.parent.glob(f'.{folder.name}.partial-*'):
-        shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed
-    partial = folder.with_name(f'.{folder.name}.partial-{os.getpid()}')
-    partial.mkdir(parents=True)
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise RecordError(folder, f'is no folder of records (no {MANIFEST}): kept')
+    partial, old = (
+        folder.with_name(f'.{folder.name}.{what}-{os.getpid()}')
+        for what in ('partial', 'old')
+    )
     try:
+        _remove_leftovers(folder)
+        partial.mkdir(parents=True)
         manifest = _write_all(records, partial, task, fractions, seed, folder)
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, old)
         os.replace(partial, folder)
+    except OSError as error:
+        raise RecordError(folder, f"can't be written: {error.strerror}") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for path in (partial, old):
+            shutil.rmtree(path, ignore_errors=True)
     return manifest
+
+
+def _remove_leftovers(folder):
+    """Removes what a killed preparation of this folder left, not a living one's."""
+    for path in folder.parent.glob(f'.{glob.escape(folder.name)}.partial-*'):
+        try:
+            os.kill(int(path.name.rpartition('-')[2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (ValueError, PermissionError):
+            pass  # not ours
 
 
 def _write_all(records, partial, task, fractions, seed, folder):
@@ -132,6 +156,17 @@ def _write_all(records, partial, task, fractions, seed, folder):
     for record in records:
         if record['example_id'] in seen:
             raise RecordError(folder, f'example id {record["example_id"]} came twice')
+        check_case_id(record['case_id'])
+        shapes = {
+            name: (value.shape, value.dtype) for name, value in record.items()
+            if isinstance(value, np.ndarray)
+        }
+        if seen and shapes != first:
+            raise RecordError(
+                folder, f'{record["example_id"]} has other fields, shapes or types than '
+                f'the first example: {shapes} and {first}'
+            )
+        first = shapes
         seen.add(record['example_id'])
         split = split_of(record['patient_id'], fractions=fractions, seed=seed)
         shards[split].write(serialization.msgpack_serialize(record))
@@ -149,11 +184,10 @@ def _write_all(records, partial, task, fractions, seed, folder):
         writer.close()
         patients = {case[2] for case in cases if case[0] == split}
         if share > 0 and not patients:
-            total = len({case[2] for case in cases})
+            everyone = {case[2] for case in cases}
             raise RecordError(
-                folder,
-                f'none of {total} patients fell into split {split!r} ({share:g}); '
-                'give more patients, other --splits or another --seed',
+                folder, f'none of {len(everyone)} patients fell into split {split!r} '
+                f'({share:g}); {_advise(everyone, fractions)}'
             )
         manifest['splits'][split] = {
             'records': sum(shard['records'] for shard in writer.shards),
@@ -167,6 +201,28 @@ def _write_all(records, partial, task, fractions, seed, folder):
         table.writerows([*case, count] for case, count in sorted(cases.items()))
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     return manifest
+
+
+def _advise(patients, fractions):
+    wanted = {split for split, share in zip(SPLITS, fractions) if share > 0}
+    for seed in range(1000):
+        if wanted == {split_of(p, fractions=fractions, seed=seed) for p in patients}:
+            return f'--seed={seed} fills all splits'
+    return 'there are too few for that: try --splits=0.8,0,0.2 or --splits=1,0,0'
+
+
+def check_case_id(case_id):
+    """Case ids name files that are written: refuses those that leave their folder.
+
+    Raises:
+        RecordError: not a relative path without '..', or with control characters.
+    """
+    parts = case_id.split('/')
+    if (
+        not case_id or '\\' in case_id or not case_id.isprintable()
+        or any(part in ('', '.', '..') for part in parts) or len(case_id) > 200
+    ):
+        raise RecordError('case id', f'{case_id[:200]!r} can not name a file')
 
 
 def read_manifest(folder, *, task):
@@ -192,11 +248,34 @@ def read_manifest(folder, *, task):
 
 def read_cases(folder):
     """Rows of cases.csv: dicts of split, case_id, patient_id, content_id."""
+    path = Path(folder) / CASES
     try:
-        with open(Path(folder) / CASES, newline='') as file:
+        with open(path, newline='') as file:
             return list(csv.DictReader(file))
     except OSError as error:
-        raise RecordError(Path(folder) / CASES, error.strerror) from None
+        raise RecordError(path, error.strerror) from None
+
+
+def check_records(source, example, *, folder):
+    """Compares the records of a source with what a task expects.
+
+    Args:
+        source: RecordSource, not empty.
+        example: record of zeros of the task; its arrays count, ids do not.
+        folder: named in errors.
+
+    Raises:
+        RecordError: naming the first field that differs.
+    """
+    record = source[0]
+    for name, value in example.items():
+        want, have = np.asarray(value), np.asarray(record.get(name))
+        if (want.shape, want.dtype) != (have.shape, have.dtype):
+            raise RecordError(
+                folder, f'{name} is {have.dtype}{list(have.shape)} in these records, '
+                f'the task needs {want.dtype}{list(want.shape)}; prepare them with the '
+                'same task options'
+            )
 
 
 class RecordSource:

@@ -27,22 +27,17 @@ def _convolve(inputs, kernel, strides, padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(inputs, kernel, strides, padding):
-    """Two-dimensional cross-correlation; differentiable once, in reverse mode.
+    """[B, H, W, C], [kh, kw, C, features] -> [B, H', W', features].
+
+    Two-dimensional cross-correlation; differentiable once, in reverse mode.
 
     Args:
         inputs: [B, H, W, C].
         kernel: [kh, kw, C, features], of the same type.
         strides: (down, right).
         padding: ((top, bottom), (left, right)), in pixels.
-
-    Returns:
-        [B, H', W', features].
     """
     return _convolve(inputs, kernel, strides, padding)
-
-
-def _convolve_forward(inputs, kernel, strides, padding):
-    return _convolve(inputs, kernel, strides, padding), (inputs, kernel)
 
 
 def _convolve_backward(strides, padding, residuals, grad):
@@ -53,7 +48,7 @@ def _convolve_backward(strides, padding, residuals, grad):
     return *by_inputs(grad), by_kernel
 
 
-convolve.defvjp(_convolve_forward, _convolve_backward)
+convolve.defvjp(lambda *args: (_convolve(*args), args[:2]), _convolve_backward)
 
 
 def _gradient_by_kernel(inputs, kernel, grad, strides, padding):
@@ -74,28 +69,27 @@ def _gradient_by_kernel(inputs, kernel, grad, strides, padding):
     per_step = 1 if height * width >= _MIN_PIXELS else batch
 
     def products(inputs, grad):
-        zero = jnp.zeros((), inputs.dtype)
+        def pad(x, rows, columns):  # lax.pad, as it also crops
+            pads = [(0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)]
+            return lax.pad(x, jnp.zeros((), x.dtype), pads)
 
         def add_product(step, total):
-            images, grads = (
+            image, image_grad = (
                 lax.dynamic_slice_in_dim(x, step * per_step, per_step)
                 for x in (inputs, grad)
             )
-            images = lax.pad(
-                images, zero, [(0, 0, 0), (top, bottom, 0), (*sides, 0), (0, 0, 0)]
-            )
-            left = [
-                images[:, phase::down, j : j + last : right]
+            image = pad(image, (top, bottom), sides)
+            image_grad = pad(image_grad, (taps - 1, taps - 1), (0, 0))
+            columns = [
+                image[:, phase::down, j : j + last : right]
                 for phase in range(down)
                 for j in range(kw)
             ]
-            grads = jnp.pad(grads, [(0, 0), (taps - 1, taps - 1), (0, 0), (0, 0)])
-            right_ = [grads[:, taps - 1 - i :][:, :rows] for i in range(taps)]
-            left, right_ = (jnp.concatenate(x, axis=-1) for x in (left, right_))
-            return total + lax.dot_general(
-                left.reshape(-1, left.shape[-1]),
-                right_.reshape(-1, right_.shape[-1]),
-                (((0,), (0,)), ((), ())),
+            shifts = [image_grad[:, taps - 1 - i :][:, :rows] for i in range(taps)]
+            # As matrices: XLA is slower at contracting three axes.
+            return total + jnp.matmul(
+                jnp.concatenate(columns, axis=-1).reshape(-1, total.shape[0]).T,
+                jnp.concatenate(shifts, axis=-1).reshape(-1, total.shape[1]),
                 preferred_element_type=jnp.float32,
             )
 
@@ -146,10 +140,6 @@ def convolve_upsampled(inputs, kernel):
     )
 
 
-def _convolve_upsampled_forward(inputs, kernel):
-    return convolve_upsampled(inputs, kernel), (inputs, kernel)
-
-
 def _convolve_upsampled_backward(residuals, grad):
     # The transpose: a convolution of stride 2 that maps `grad` to coarse pixels.
     inputs, kernel = residuals
@@ -159,7 +149,9 @@ def _convolve_upsampled_backward(residuals, grad):
     return by_inputs, by_kernel[::-1, ::-1].swapaxes(2, 3)
 
 
-convolve_upsampled.defvjp(_convolve_upsampled_forward, _convolve_upsampled_backward)
+convolve_upsampled.defvjp(
+    lambda *args: (convolve_upsampled(*args), args), _convolve_upsampled_backward
+)
 
 
 class Conv(nn.Module):
@@ -190,10 +182,13 @@ class Conv(nn.Module):
         shape = (*size, inputs.shape[-1], self.features)
         kernel = self.param('kernel', nn.initializers.glorot_uniform(), shape)
         inputs, kernel = inputs.astype(self.dtype), kernel.astype(self.dtype)
-        pads = lax.padtype_to_pads(inputs.shape[1:3], size, strides, self.padding)
-        # custom_vjp needs hashable arguments: plain integers in tuples.
-        pads = tuple((int(low), int(high)) for low, high in pads)
-        outputs = convolve(inputs, kernel, strides, pads)
+        if size == strides == (1, 1):
+            outputs = inputs @ kernel[0, 0]
+        else:
+            pads = lax.padtype_to_pads(inputs.shape[1:3], size, strides, self.padding)
+            # custom_vjp needs hashable arguments: plain integers in tuples.
+            pads = tuple((int(low), int(high)) for low, high in pads)
+            outputs = convolve(inputs, kernel, strides, pads)
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
             outputs = (outputs + bias).astype(self.dtype)
@@ -223,13 +218,12 @@ class UpsampleConcatConv(nn.Module):
         channels = coarse.shape[-1]
         shape = (3, 3, channels + skip.shape[-1], self.features)
         kernel = self.param('kernel', nn.initializers.glorot_uniform(), shape)
-        taps, skip_kernel = kernel[:, :, :channels], kernel[:, :, channels:]
-        taps = jnp.concatenate([taps[:1], taps[:-1] + taps[1:], taps[-1:]])
-        taps = jnp.concatenate(
-            [taps[:, :1], taps[:, :-1] + taps[:, 1:], taps[:, -1:]], axis=1
-        )
+        taps = kernel[:, :, :channels]
+        for _ in range(2):  # rows, then columns
+            taps = jnp.concatenate([taps[:1], taps[:-1] + taps[1:], taps[-1:]])
+            taps = taps.swapaxes(0, 1)
         coarse, skip, taps, skip_kernel = (
-            x.astype(self.dtype) for x in (coarse, skip, taps, skip_kernel)
+            x.astype(self.dtype) for x in (coarse, skip, taps, kernel[:, :, channels:])
         )
         outputs = convolve(skip, skip_kernel, (1, 1), _ONE_EACH_SIDE)
         outputs += convolve_upsampled(coarse, taps)
@@ -241,13 +235,9 @@ class UpsampleConcatConv(nn.Module):
 
 @jax.custom_vjp
 def max_pool(inputs):
-    """Maximum over 2x2 windows; of equal ones the first takes the gradient.
+    """[B, 2H, 2W, C] -> [B, H, W, C], the maxima of 2x2 windows.
 
-    Args:
-        inputs: [B, H, W, C], H and W even.
-
-    Returns:
-        [B, H / 2, W / 2, C].
+    Of equal values the first takes the gradient.
     """
     return _max_pool_forward(inputs)[0]
 

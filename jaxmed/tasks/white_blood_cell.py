@@ -35,7 +35,8 @@ LOSSES = {
 
 def make(
     *, colour, widths, dropout, batch_norm, num_classes, dtype, loss, augment,
-    colour_strength, field_stop, clean_threshold, tile, max_pixels, group_pattern, threshold,
+    colour_strength, field_stop, clean_threshold, tile, max_pixels, group_pattern,
+    threshold,
     min_area_px, min_distance_px, neck_ratio, boundary_px, sweep, overlap_px,
     crop_threshold, crop_min_area_px, axis_name=None,
 ) -> Task:

@@ -20,6 +20,15 @@ def close(actual, expected, tolerance=1e-5):
     jax.tree.map(compare, actual, expected)
 
 
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def normal_params(module, *inputs):
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)['params']
+    return jax.tree.map(lambda x: normal(9, *x.shape), shapes)
+
+
 def values_and_gradients(module, params, *inputs):
     """Outputs, and the gradients of a weighted sum of them by parameters and inputs."""
 
@@ -30,8 +39,7 @@ def values_and_gradients(module, params, *inputs):
             params,
             *inputs,
         )
-        cotangents = jax.random.normal(jax.random.key(7), outputs.shape)
-        return outputs, vjp(cotangents.astype(outputs.dtype))
+        return outputs, vjp(normal(7, *outputs.shape).astype(outputs.dtype))
 
     return compute(params, *inputs)
 
@@ -41,8 +49,8 @@ def values_and_gradients(module, params, *inputs):
     [
         ((64, 48), 3, (3, 3), (1, 1), 'SAME'),  # one product an image
         ((64, 48), 1, (3, 3), (1, 1), 'VALID'),
-        ((9, 7), 5, (1, 1), (1, 1), 'SAME'),  # one product a batch
-        ((9, 7), 1, (2, 5), (1, 1), 'VALID'),
+        ((9, 7), 5, (1, 1), (1, 1), 'SAME'),
+        ((9, 7), 1, (2, 5), (1, 1), 'VALID'),  # one product a batch
         ((12, 11), 3, (3, 3), (2, 2), 'SAME'),
         ((12, 11), 3, (1, 1), (2, 2), 'SAME'),  # rows and columns no tap reaches
         ((23, 19), 3, (5, 3), (3, 2), 'SAME'),
@@ -51,12 +59,11 @@ def values_and_gradients(module, params, *inputs):
 def test_conv_gives_the_values_and_gradients_of_flax(
     size, channels, kernel_size, strides, padding
 ):
-    inputs = jax.random.normal(jax.random.key(0), (2, *size, channels))
+    inputs = normal(0, 2, *size, channels)
     options = dict(strides=strides, padding=padding)
     conv = layers.Conv(4, kernel_size, dtype=jnp.float32, **options)
     flax_conv = nn.Conv(4, kernel_size, **options)
-    params = conv.init(jax.random.key(1), inputs)['params']
-    params['bias'] += 0.5
+    params = normal_params(conv, inputs)
     close(
         values_and_gradients(conv, params, inputs),
         values_and_gradients(flax_conv, params, inputs),
@@ -65,7 +72,7 @@ def test_conv_gives_the_values_and_gradients_of_flax(
 
 def test_conv_without_bias_has_a_kernel_only():
     conv = layers.Conv(4, (3, 3), dtype=jnp.float32, use_bias=False)
-    params = conv.init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))['params']
+    params = normal_params(conv, jnp.zeros((1, 8, 8, 2)))
     assert jax.tree.map(jnp.shape, params) == {'kernel': (3, 3, 2, 4)}
 
 
@@ -82,11 +89,10 @@ class PlainUpsampleConcatConv(nn.Module):
 @pytest.mark.parametrize('size', [(5, 7), (24, 48)])
 def test_upsample_concat_conv_equals_upsampling_then_concatenating_then_conv(size):
     height, width = size
-    coarse = jax.random.normal(jax.random.key(0), (2, height, width, 3))
-    skip = jax.random.normal(jax.random.key(1), (2, 2 * height, 2 * width, 2))
+    coarse = normal(0, 2, height, width, 3)
+    skip = normal(1, 2, 2 * height, 2 * width, 2)
     layer = layers.UpsampleConcatConv(4, use_bias=True, dtype=jnp.float32)
-    params = layer.init(jax.random.key(2), coarse, skip)['params']
-    params['bias'] += 0.5
+    params = normal_params(layer, coarse, skip)
     outputs, (by_params, *by_inputs) = values_and_gradients(layer, params, coarse, skip)
     expected, (by_plain, *by_plain_inputs) = values_and_gradients(
         PlainUpsampleConcatConv(4), {'plain': params}, coarse, skip
@@ -97,13 +103,13 @@ def test_upsample_concat_conv_equals_upsampling_then_concatenating_then_conv(siz
 
 
 def test_convolutions_in_bfloat16_stay_near_those_in_float32():
-    coarse = jax.random.normal(jax.random.key(0), (2, 20, 36, 3))
-    skip = jax.random.normal(jax.random.key(1), (2, 40, 72, 2))
+    coarse = normal(0, 2, 20, 36, 3)
+    skip = normal(1, 2, 40, 72, 2)
     half, full = (
         layers.UpsampleConcatConv(4, use_bias=True, dtype=dtype)
         for dtype in (jnp.bfloat16, jnp.float32)
     )
-    params = full.init(jax.random.key(2), coarse, skip)['params']
+    params = normal_params(full, coarse, skip)
     outputs, grads = values_and_gradients(half, params, coarse, skip)
     assert outputs.dtype == jnp.bfloat16
     assert {grad.dtype for grad in jax.tree.leaves(grads)} == {jnp.dtype('float32')}
@@ -113,8 +119,8 @@ def test_convolutions_in_bfloat16_stay_near_those_in_float32():
 
 def test_gradients_under_vmap_are_those_of_each_slice():
     conv = layers.Conv(4, (3, 3), dtype=jnp.float32)
-    inputs = jax.random.normal(jax.random.key(0), (3, 2, 40, 40, 2))
-    params = conv.init(jax.random.key(1), inputs[0])['params']
+    inputs = normal(0, 3, 2, 40, 40, 2)
+    params = normal_params(conv, inputs[0])
 
     def grad(inputs):
         return jax.grad(
@@ -137,8 +143,8 @@ def test_max_pool_gives_the_gradient_to_the_first_of_the_largest():
 
 
 def test_max_pool_gives_the_values_and_gradients_of_flax():
-    inputs = jax.random.normal(jax.random.key(0), (2, 6, 10, 3))
-    weights = jax.random.normal(jax.random.key(1), (2, 3, 5, 3))
+    inputs = normal(0, 2, 6, 10, 3)
+    weights = normal(1, 2, 3, 5, 3)
 
     def flax_pool(inputs):
         return nn.max_pool(inputs, (2, 2), strides=(2, 2))

@@ -22,6 +22,24 @@ def make_unet(**options):
     return unet.UNet(**{**defaults, **options})
 
 
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def normal_variables(model, images):
+    """Kernels that keep the activations' size; vectors near one."""
+
+    def draw(leaf):
+        if len(leaf.shape) == 1:
+            return 1 + 0.1 * normal(8, *leaf.shape)
+        return normal(9, *leaf.shape) / (leaf.size // leaf.shape[-1]) ** 0.5
+
+    shapes = jax.eval_shape(
+        lambda key: model.init(key, images, train=False), jax.random.key(0)
+    )
+    return jax.tree.map(draw, shapes)
+
+
 def count_parameters(model, channels):
     images = jnp.zeros((1, 128, 128, channels))
     variables = jax.eval_shape(
@@ -73,10 +91,8 @@ def test_a_size_that_cannot_be_halved_is_refused_with_the_multiple():
 
 def test_dropout_acts_in_training_only():
     model = make_unet(dropout=0.5, widths=(4, 6))
-    images = jax.random.normal(jax.random.key(0), (1, 8, 8, 1))
-    variables = jax.jit(lambda key: model.init(key, images, train=False))(
-        jax.random.key(1)
-    )
+    images = normal(0, 1, 8, 8, 1)
+    variables = normal_variables(model, images)
 
     @functools.partial(jax.jit, static_argnums=0)
     def apply(train, seed):
@@ -89,11 +105,9 @@ def test_dropout_acts_in_training_only():
 
 def test_training_does_not_depend_on_two_devices_sharing_the_batch():
     options = dict(batch_norm=True, dropout=0.3, widths=(4, 6))
-    images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
-    weights = jax.random.normal(jax.random.key(1), (4, 32, 32, 1))
-    variables = jax.jit(
-        lambda key: make_unet(**options).init(key, images, train=False)
-    )(jax.random.key(2))
+    images = normal(0, 4, 32, 32, 3)
+    weights = normal(1, 4, 32, 32, 1)
+    variables = normal_variables(make_unet(**options), images)
 
     def gradients(axis_name, images, weights):
         def loss(params):
@@ -129,13 +143,8 @@ def test_logits_and_gradients_equal_pytorchs():
     torch = pytest.importorskip('torch')
     functional = torch.nn.functional
     model = make_unet(num_classes=2, widths=(3, 4))
-    images = np.random.default_rng(0).normal(size=(2, 64, 48, 3)).astype('float32')
-    weights = np.random.default_rng(1).normal(size=(2, 64, 48, 2)).astype('float32')
-    params = jax.jit(lambda key: model.init(key, images, train=False))(
-        jax.random.key(0)
-    )['params']
-    for name, leaf in params.items():
-        leaf['bias'] = 0.1 * jnp.cos(jnp.arange(leaf['bias'].size))
+    images, weights = normal(0, 2, 64, 48, 3), normal(1, 2, 64, 48, 2)
+    params = normal_variables(model, images)['params']
 
     def loss(params):
         logits = model.apply({'params': params}, images, train=True)
