@@ -35,7 +35,7 @@ def measure(task, optimizer, source, *, batch_size, rounds, workers, make_rivals
         Dict of seconds (medians), images/s, ratios and bytes; JSON.
     """
     devices = jax.local_devices()
-    state = train.replicate(train.init_state(task, optimizer.tx, seed=0))
+    state = predict.replicate(train.init_state(task, optimizer.tx, seed=0))
     step = train.compile_step(train.make_train_step(task, optimizer.tx), pmap=True)
     forward = jax.pmap(
         predict.make_apply([task], views=1), in_axes=(None, 0)
@@ -51,7 +51,7 @@ def measure(task, optimizer, source, *, batch_size, rounds, workers, make_rivals
     state, scalars = step(state, batch, key)
     jax.block_until_ready(scalars)
     compile_s['train'] = time.perf_counter() - began
-    members = train.replicate(members)
+    members = predict.replicate(members)
     began = time.perf_counter()
     jax.block_until_ready(forward(members, batch))
     compile_s['forward'] = time.perf_counter() - began
@@ -126,8 +126,9 @@ def _pipeline(state, step, key, source, batch_size, rounds, workers):
         jax.block_until_ready(scalars)
         waited, began = ready.waited_s, time.perf_counter()
         for _ in range(rounds):
+            # Asked for when the device has nothing left to do: each wait is idle time.
             state, scalars = step(state, next(ready), key)
-        jax.block_until_ready(scalars)
+            jax.block_until_ready(scalars)
         total = time.perf_counter() - began
         waited = ready.waited_s - waited
     batches = pipeline.train_batches(

@@ -1,7 +1,6 @@
 """A trained task on a split: rows -> cases -> report. Prediction, then counting."""
 
 from jaxmed import predict, report
-from jaxmed.data import records
 from jaxmed.errors import RecordError
 
 
@@ -18,30 +17,38 @@ class _Subset:
         return self._source[self._places[index]]
 
 
-def leave_out_seen(source, *, seen_in):
+def leave_out_seen(source, cases, *, split, seen_in):
     """Drops the records of cases that a model may have been trained on.
 
     Args:
         source: records to be measured.
-        seen_in: prepared folder the model was trained from; its train and valid
-            splits count as seen.
+        cases: rows of their table of cases (records.read_cases).
+        split: of them that `source` holds.
+        seen_in: rows of the table of what the model was trained on; its train and
+            valid splits count as seen. A case is the same if patient or content is.
 
     Returns:
         (source without them, sorted case ids that were left out).
+
+    Raises:
+        RecordError: nothing would be left.
     """
-    seen = set()
-    for case in records.read_cases(seen_in):
-        if case['split'] != 'test':
-            seen |= {case['patient_id'], case['content_id']} - {''}
-    places, dropped = [], set()
-    for place in range(len(source)):
-        record = source[place]
-        if seen & {record['patient_id'], record.get('content_id', '')}:
-            dropped.add(record['case_id'])
-        else:
-            places.append(place)
+    seen = {
+        case[name] for case in seen_in if case['split'] != 'test'
+        for name in ('patient_id', 'content_id')
+    } - {''}
+    dropped = {
+        case['case_id'] for case in cases
+        if case['split'] == split and seen & {case['patient_id'], case['content_id']}
+    }
+    if split != 'test' or not dropped:
+        return source, []
+    places = [
+        place for place in range(len(source))
+        if source[place]['case_id'] not in dropped
+    ]
     if not places:
-        raise RecordError(seen_in, 'all cases to be measured were trained on')
+        raise RecordError('records', 'all cases to be measured were trained on')
     return _Subset(source, places), sorted(dropped)
 
 

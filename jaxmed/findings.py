@@ -37,6 +37,8 @@ def predict_files(predictor, path, output):
     """
     path, output = Path(path), Path(output)
     task = predictor.task
+    if output.resolve().is_relative_to(path.resolve()):
+        raise InputError(output, 'lies in the input: pictures would be read as cases')
     files = task.files(path)
 
     def read(entry):
@@ -47,22 +49,32 @@ def predict_files(predictor, path, output):
             return file, case_id, None, error
 
     rows, details, failed = [], [], 0
-    with Prefetch(iter(files), read) as ready:
-        for file, case_id, record, error in tqdm(ready, total=len(files), disable=None):
-            row = {'case': case_id, 'file': file.name, 'status': 'done', 'reason': ''}
-            if error is None:
-                finding = predictor.predict(record)
-                for kind, picture in finding.pictures.items():
-                    write_png(output / kind / f'{case_id}.png', picture)
-                rows.append(row | finding.row)
-                details.append(row | finding.row | finding.details)
-                continue
-            if not path.is_dir():
-                raise error
-            failed += 1
-            LOG.warning('%s', error)
-            rows.append(row | {'status': 'failed', 'reason': error.reason})
-            details.append(rows[-1])
+    try:
+        with Prefetch(iter(files), read) as ready:
+            for file, case_id, record, error in tqdm(
+                ready, total=len(files), disable=None
+            ):
+                row = {'case': case_id, 'status': 'done', 'reason': ''}
+                if error is None:
+                    finding = predictor.predict(record)
+                    for kind, picture in finding.pictures.items():
+                        write_png(output / kind / f'{case_id}.png', picture)
+                    rows.append(row | finding.row)
+                    details.append(row | finding.row | finding.details)
+                    continue
+                if file == path:
+                    raise error
+                failed += 1
+                LOG.warning('%s', error)
+                rows.append(row | {'status': 'failed', 'reason': error.reason})
+                details.append(rows[-1])
+    finally:
+        if rows:  # what was done so far is kept, whatever ends the loop
+            _write_tables(output, rows, details)
+    return rows, failed
+
+
+def _write_tables(output, rows, details):
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, restval='', lineterminator='\n')
@@ -70,7 +82,6 @@ def predict_files(predictor, path, output):
     writer.writerows(rows)
     replace(output / 'findings.csv', table.getvalue().encode())
     replace(output / 'findings.json', json.dumps(details, indent=1).encode())
-    return rows, failed
 
 
 def write_png(path, picture):

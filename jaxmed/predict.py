@@ -14,7 +14,13 @@ from jax.experimental import multihost_utils
 
 from jaxmed.data import pipeline
 
-ID_BYTES = 256  # an id's room when rows travel between processes
+
+def replicate(tree):
+    """Lays arrays on all local devices: what pmap with donation needs."""
+    mesh = jax.sharding.Mesh(jax.local_devices(), ('devices',))
+    return jax.device_put(
+        tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    )
 
 
 def _make_forward(tasks, views):
@@ -95,6 +101,7 @@ def make_split_rows(tasks, *, views, baseline=None):
             source, batch_size=math.ceil(batch_size / devices) * devices,
             index=jax.process_index(), count=jax.process_count(),
         )
+        members = replicate(members)  # once, not with every batch
         # Dispatched one ahead: reading a batch overlaps with computing the last.
         rows, pending = [], None
         for batch in batches:
@@ -114,8 +121,11 @@ def _gather(rows):
     """Joins the rows of all processes, in the order of the records."""
     if jax.process_count() == 1:
         return rows
+    strings = [column for column in rows.values() if column.dtype.kind == 'U']
+    widest = max((len(text.encode()) for c in strings for text in c), default=1)
+    width = int(multihost_utils.process_allgather(np.array(widest)).max())
     coded = {
-        name: _encode(column) if column.dtype.kind == 'U' else column
+        name: _encode(column, width) if column.dtype.kind == 'U' else column
         for name, column in rows.items()
     }
     # Record i went to process i % count, so interleaving restores the order.
@@ -129,17 +139,17 @@ def _gather(rows):
     }
 
 
-def _encode(strings):
-    coded = np.zeros((len(strings), ID_BYTES), np.uint8)
+def _encode(strings, width):
+    coded = np.zeros((len(strings), width), np.uint8)
     for place, text in enumerate(strings):
-        data = str(text).encode()[:ID_BYTES]
+        data = text.encode()
         coded[place, :len(data)] = np.frombuffer(data, np.uint8)
     return coded
 
 
 def _decode(coded):
     return np.array([
-        bytes(row).rstrip(b'\0').decode(errors='replace') for row in coded
+        bytes(row).rstrip(b'\0').decode() for row in coded
     ])
 
 

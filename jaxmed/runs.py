@@ -1,6 +1,7 @@
 """A run folder: its config, its checkpoints, and the way back to a trained task.
 
     config.json        what the run was started with; a resume must agree
+    cases.csv          what it is trained on
     checkpoints/       best and latest
     records/           phantom records, where the config names none
     events.*           TensorBoard
@@ -12,12 +13,14 @@ import os
 from pathlib import Path
 
 from jaxmed import predict
-from jaxmed.checkpoint import Checkpoints
+from jaxmed.checkpoint import FOLDER, Checkpoints
+from jaxmed.data.records import CASES
 from jaxmed.errors import CheckpointError, ConfigError
 from jaxmed.tasks import TASKS
 
 CONFIG = 'config.json'
 FREE = ('runtime', 'evaluate')  # sections that do not change the parameters
+RECORDS = 'data.records'  # may move: their fingerprint is compared, not their place
 
 
 def make_task(config, *, axis_name=None):
@@ -35,37 +38,64 @@ def make_task(config, *, axis_name=None):
         raise ConfigError(f'task {name}', error) from None
 
 
-def open_run(workdir, config):
-    """Makes a run folder, or checks that an existing one has the same config.
+def check_config(workdir, config):
+    """Refuses to go on with a run under another config than it began with.
+
+    A run without a checkpoint has not begun: its config may still be corrected.
 
     Args:
-        workdir: the folder.
+        workdir: the run folder; may be absent.
         config: nested dicts of JSON values.
 
     Raises:
-        ConfigError: naming the fields that differ from those the run began with.
+        ConfigError: naming the fields that differ.
+    """
+    if not has_begun(workdir):
+        return
+    before = _fields(read_config(workdir))
+    now = _fields(json.loads(json.dumps(config)))
+    differ = [
+        f'{name} ({before.get(name, "absent")} -> {now.get(name, "absent")})'
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+        and name.split('.')[0] not in FREE and name != RECORDS
+    ]
+    if differ:
+        raise ConfigError(
+            workdir, f'the config changed since this run began: {", ".join(differ)}; '
+            'take another --workdir or the old values'
+        )
+
+
+def has_begun(workdir):
+    """Whether the run has a checkpoint."""
+    folder = Path(workdir) / FOLDER
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def write_run(workdir, config, *, records):
+    """Writes config.json, and which cases the run is trained on, atomically.
+
+    Args:
+        workdir: the run folder; made if absent.
+        config: nested dicts of JSON values.
+        records: prepared folder whose table of cases is copied, so that the run can
+            be measured where its training data is not.
+
+    Raises:
+        ConfigError: the folder can't be written.
     """
     workdir = Path(workdir)
-    path = workdir / CONFIG
-    config = json.loads(json.dumps(config))
-    if path.is_file():
-        before, now = _fields(read_config(workdir)), _fields(config)
-        differ = [
-            f'{name} ({before.get(name, "absent")} -> {now.get(name, "absent")})'
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name) and not name.startswith(FREE)
-        ]
-        if differ:
-            raise ConfigError(
-                workdir,
-                f'the config changed since this run began: {", ".join(differ)}; '
-                'take another --workdir or the old values',
-            )
+    contents = {
+        CONFIG: json.dumps(config, indent=1, sort_keys=True).encode(),
+        CASES: (Path(records) / CASES).read_bytes(),
+    }
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        partial = workdir / f'.{CONFIG}.{os.getpid()}'
-        partial.write_text(json.dumps(config, indent=1, sort_keys=True))
-        os.replace(partial, path)
+        for name, data in contents.items():
+            partial = workdir / f'.{name}.{os.getpid()}'
+            partial.write_bytes(data)
+            os.replace(partial, workdir / name)
     except OSError as error:
         raise ConfigError(workdir, f"can't be written: {error.strerror}") from None
 

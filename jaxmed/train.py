@@ -109,14 +109,6 @@ def compile_step(step, *, pmap):
     return jax.jit(jax.vmap(step, **axes), donate_argnums=0)
 
 
-def replicate(state):
-    """Lays a state on all local devices: what pmap with donation needs."""
-    mesh = jax.sharding.Mesh(jax.local_devices(), (AXIS,))
-    return jax.device_put(
-        state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    )
-
-
 def put_batch(batch):
     """Sends a host batch to the local devices, [devices, B / devices, ...]."""
     devices = jax.local_devices()
@@ -125,12 +117,19 @@ def put_batch(batch):
     return jax.device_put(pipeline.shard(batch, devices=len(devices)), sharding)
 
 
-class _Interrupt:
-    """Notes SIGTERM and SIGINT, so that the loop can save before it leaves."""
+class Interrupted(Exception):
+    """A signal came where there is nothing to save."""
+
+
+class Interrupt:
+    """Turns SIGTERM and SIGINT into an orderly end.
+
+    Within the training loop (`deferred`) a signal is noted, so that the loop can save
+    before it leaves; elsewhere it raises Interrupted.
+    """
 
     def __enter__(self):
-        self.noted = False
-        self._old = {}
+        self.noted, self.deferred, self._old = False, False, {}
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._old[number] = signal.signal(number, self._note)
@@ -139,6 +138,8 @@ class _Interrupt:
         return self
 
     def _note(self, number, frame):
+        if not self.deferred:
+            raise Interrupted
         self.noted = True
 
     def __exit__(self, *exception):
@@ -155,9 +156,9 @@ class _Interrupt:
 
 
 def fit(
-    task, optimizer, train_source, valid_source, *, checkpoints, seed, steps,
-    batch_size, eval_batch_size, eval_every, checkpoint_every, log_every, workers,
-    monitor, patience, data_id, progress, pmap=True,
+    task, optimizer, state, make_batches, valid_source, *, checkpoints, seed, steps,
+    eval_batch_size, eval_every, checkpoint_every, log_every, monitor, patience,
+    data_id, progress, interrupt, pmap=True,
 ):
     """Trains until `steps` updates, a plateau, or a signal; resumes by itself.
 
@@ -168,30 +169,33 @@ def fit(
     Args:
         task: Task.
         optimizer: optimizers.Optimizer.
-        train_source: random access to Records.
-        valid_source: likewise; None skips validation and keeps the latest state.
+        state: TrainState to begin with where there is no checkpoint.
+        make_batches: number of the first batch -> endless iterator of host batches.
+        valid_source: random access to Records; None skips validation and keeps the
+            latest state.
         checkpoints: checkpoint.Checkpoints; the latest one is resumed.
-        seed: of parameters, order, augmentation and dropout.
+        seed: of augmentation and dropout.
         steps: updates in all.
-        batch_size: examples an update, over all devices and processes.
         eval_batch_size: examples a validation batch, of one process.
         eval_every: updates between validations; each one saves.
         checkpoint_every: updates between saves without validation.
         log_every: updates between lines of the log.
-        workers: reading processes.
-        monitor: name of the metric whose largest validation value is the best.
+        monitor: name of the metric whose largest validation value is the best, or of
+            the smallest after a minus sign ('-mae', '-valid_loss').
         patience: validations without a better value before stopping; 0 never stops.
         data_id: what identifies the records; another one on resume is refused.
-        progress: object with start(step, steps), point(dict), pictures(step, rows)
-            and close(): where people watch.
+        progress: progress.Progress, or what quacks like it.
+        interrupt: Interrupt, entered.
         pmap: False runs on one device by jit.
 
     Returns:
         Result.
     """
-    if valid_source is not None and monitor not in task.metrics:
-        raise ConfigError('monitor', f'{monitor!r} is none of {sorted(task.metrics)}')
-    state = init_state(task, optimizer.tx, seed=seed)
+    sign, monitored = (-1, monitor[1:]) if monitor.startswith('-') else (1, monitor)
+    if valid_source is not None and monitored not in (*task.metrics, 'valid_loss'):
+        raise ConfigError(
+            'monitor', f'{monitored!r} is none of {sorted(task.metrics)}, valid_loss'
+        )
     points, start = [], 0
     saved = checkpoints.restore(state)
     if saved is not None:
@@ -201,10 +205,15 @@ def fit(
             raise ConfigError(
                 checkpoints.folder, 'the prepared records changed since the run began'
             )
-    if start >= steps or _stalled(points, monitor, patience):
+
+    def stalled():
+        values = [sign * p[monitored] for p in points if monitored in p]
+        return _stalled(values, patience)
+
+    if start >= steps or stalled():
         return Result(start, True, points, 0.0)
 
-    state = replicate(state) if pmap else state
+    state = predict.replicate(state) if pmap else state
     train_step = compile_step(make_train_step(task, optimizer.tx), pmap=pmap)
     split_rows = predict.make_split_rows([task], views=1)
     key = jax.random.key(seed)
@@ -221,18 +230,17 @@ def fit(
         values = {name: metric(cases) for name, metric in task.metrics.items()}
         return {'step': step, 'valid_loss': float(np.mean(rows['loss'])), **values}
 
-    batches = pipeline.train_batches(
-        train_source, batch_size=batch_size, seed=seed, start=start, workers=workers
-    )
     put = put_batch if pmap else lambda batch: pipeline.shard(batch, devices=1)
     progress.start(start, steps)
     step, stop, finished, began = start, False, False, time.perf_counter()
-    with _Interrupt() as interrupt, pipeline.Prefetch(batches, put) as prefetch:
-        meter = _Meter(prefetch, batch_size)
+    interrupt.deferred = True
+    with pipeline.Prefetch(make_batches(start), put) as prefetch:
+        meter = _Meter(prefetch)
         while step < steps and not stop and not finished:
-            state, scalars = train_step(state, next(prefetch), key)
+            batch = next(prefetch)
+            state, scalars = train_step(state, batch, key)
             step += 1
-            meter.add(scalars['loss'])
+            meter.add(scalars, batch['mask'].size * jax.process_count())
             if step == start + 1:
                 jax.block_until_ready(scalars)
                 LOG.info(FIRST_UPDATE)
@@ -243,62 +251,70 @@ def fit(
                 step % eval_every == 0 or step == steps
             )
             if evaluate or last or step % log_every == 0:
-                loss, rates = meter.read()
-                if not np.isfinite(loss):
+                means, rates = meter.read()
+                if not np.isfinite(means['loss']):
                     raise ConfigError(
-                        'optimizer', f'the loss is {loss} before update {step}: '
-                        'lower the learning rate; the last checkpoint is kept'
+                        'optimizer', f'the loss is {means["loss"]} before update '
+                        f'{step}: lower the learning rate; the last checkpoint is kept'
                     )
                 rate = optimizer.learning_rate(state.opt_state, step)
-                points.append({'step': step, 'loss': loss, 'learning_rate': rate})
+                points.append({'step': step, **means, 'learning_rate': rate})
                 progress.point(points[-1], **rates)
             if evaluate:
                 points.append(validate())
                 progress.point(points[-1])
-                save(points[-1][monitor])
-                finished = _stalled(points, monitor, patience)
+                save(sign * points[-1][monitored])
+                finished = stalled()
                 meter.restart()
             elif last or step % checkpoint_every == 0:
                 save()
     input_wait = prefetch.waited_s / (time.perf_counter() - began)
     checkpoints.wait()
+    interrupt.deferred = False
     progress.close()
     return Result(step, finished or step >= steps, points, input_wait)
 
 
 class _Meter:
-    """Mean loss and rates since it was last read; reading waits for the device."""
+    """Mean scalars and rates since it was last read; reading waits for the device.
 
-    def __init__(self, prefetch, batch_size):
-        self._prefetch, self._batch_size = prefetch, batch_size
-        self._losses = []
+    `input_wait` is the share of time in which the loop waited for a batch. Updates
+    are queued ahead, so an accelerator may still have been busy: it is an upper bound
+    of the time that the device had nothing to do.
+    """
+
+    def __init__(self, prefetch):
+        self._prefetch, self._scalars = prefetch, []
         self.restart()
 
     def restart(self):
-        """Forgets the time that has passed, not the losses."""
+        """Forgets the time that has passed, not the scalars."""
         self._began, self._waited = time.perf_counter(), self._prefetch.waited_s
-        self._updates = 0
+        self._examples = 0
 
-    def add(self, loss):
-        self._losses.append(loss)
-        self._updates += 1
+    def add(self, scalars, examples):
+        self._scalars.append(scalars)
+        self._examples += examples
 
     def read(self):
-        """(mean loss, {'examples_per_s', 'input_wait'}); starts anew."""
-        loss = float(np.mean(jax.device_get(self._losses)))
+        """(means, {'examples_per_s', 'input_wait'}); starts anew."""
+        scalars = jax.device_get(self._scalars)
+        means = {
+            name: float(np.mean([values[name] for values in scalars]))
+            for name in sorted(scalars[0], key=lambda name: name != 'loss')
+        }
         seconds = max(time.perf_counter() - self._began, 1e-9)
         rates = {
-            'examples_per_s': self._updates * self._batch_size / seconds,
+            'examples_per_s': self._examples / seconds,
             'input_wait': (self._prefetch.waited_s - self._waited) / seconds,
         }
-        self._losses = []
+        self._scalars = []
         self.restart()
-        return loss, rates
+        return means, rates
 
 
-def _stalled(points, monitor, patience):
-    """Whether the last `patience` validations brought nothing better."""
-    values = [point[monitor] for point in points if monitor in point]
+def _stalled(values, patience):
+    """Whether the last `patience` values, larger being better, brought no gain."""
     if not patience or len(values) <= patience:
         return False
     # NaN (no case with the class) never counts as better.

@@ -77,6 +77,7 @@ class Task(NamedTuple):
     views: Sequence[View]  # device; the first one is the identity
     rows: Callable[[Any, Batch], Batch]  # device; (probabilities, raw batch) -> columns
     cases: Callable[[Rows], Rows]  # all rows of a split -> one row per case
+    scores: Mapping[str, bool]  # columns of cases, each with: higher is better
     metrics: Mapping[str, Callable[[Rows], float]]  # over cases
     baselines: Mapping[str, Callable[[Batch], Any]]  # raw batch -> probabilities
     render: Callable[[Sequence[Record], Rows], np.ndarray]  # one case -> RGB picture

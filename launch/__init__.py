@@ -22,7 +22,7 @@ def run(main):
 def command():
     """The command line of this process, to be run again."""
     module = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    return shlex.join(['python', '-m', f'launch.{module}', *sys.argv[1:]])
+    return shlex.join([sys.executable, '-m', f'launch.{module}', *sys.argv[1:]])
 
 
 def print_results(results):

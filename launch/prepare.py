@@ -30,6 +30,7 @@ def main(argv):
     if _LAYOUT.value not in task.sources:
         raise InputError('--layout', f'{_LAYOUT.value!r} is none of {[*task.sources]}')
     fractions = records.parse_fractions(_SPLITS.value)
+    records.check_target(_OUTPUT.value, overwrite=_OVERWRITE.value)
     manifest = records.write_records(
         task.sources[_LAYOUT.value](Path(_SOURCE.value)), _OUTPUT.value,
         task=config['task_name'], fractions=fractions,

@@ -28,16 +28,22 @@ def main(argv):
         jax.distributed.initialize(
             _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
         )
-    from jaxmed import jobs
+    from jaxmed import jobs, train
 
-    outcome = jobs.train_run(
-        _CONFIG.value.to_dict(), _WORKDIR.value, command=launch.command()
-    )
+    resume = f'to resume, run again: {launch.command()}'
+    with train.Interrupt() as interrupt:
+        try:
+            outcome = jobs.train_run(
+                _CONFIG.value.to_dict(), _WORKDIR.value, command=launch.command(),
+                interrupt=interrupt,
+            )
+        except train.Interrupted:
+            print(f'stopped outside of the training loop; {resume}')
+            return
     if jax.process_index():
         return
     if not outcome.finished:
-        print(f'stopped after update {outcome.step}; to resume, run again: '
-              f'{launch.command()}')
+        print(f'stopped after update {outcome.step}; {resume}')
         return
     launch.print_results(outcome.results)
     for name, path in outcome.paths.items():

@@ -53,6 +53,7 @@ def make_task(*, dropout=0.0, axis_name='devices', augment=True):
         rows=lambda outputs, batch: {
             'prediction': outputs, 'target': batch['targets']},
         cases=lambda rows: rows,
+        scores={},
         metrics={
             'closeness': lambda rows: -float(
                 np.mean((rows['prediction'] - rows['target']) ** 2))},

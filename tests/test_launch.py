@@ -15,8 +15,11 @@ import jax
 import numpy as np
 import pytest
 
+import jaxmed
 from jaxmed import jobs, runs, train
 from jaxmed.checkpoint import Checkpoints
+from jaxmed.data import records
+from jaxmed.errors import RecordError
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -141,16 +144,28 @@ def test_sigterm_saves_exits_0_and_says_how_to_resume(tmp_path):
     endless = (*TINY, '--config.train.epochs=1000', '--config.train.steps_per_epoch=50',
                f'--workdir={tmp_path / "run"}')
     process = start('train', *endless)
-    while process.poll() is None and not (tmp_path / 'run' / 'checkpoints').is_dir():
-        time.sleep(0.1)
-    time.sleep(3.0)
+    for line in process.stdout:
+        if train.FIRST_UPDATE in line:
+            break
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert 'to resume, run again: python -m launch.train' in output
+    assert 'to resume, run again: ' in output and ' -m launch.train' in output
     state, place = state_of(tmp_path / 'run')
     assert f'stopped after update {place["step"]};' in output
-    assert int(state.step) == place['step']
+    assert int(state.step) == place['step'] >= 1
+
+
+def test_sigterm_before_the_loop_exits_0_and_leaves_no_half_records(tmp_path):
+    process = start('train', *TINY, '--config.data.phantoms=100000',
+                    f'--workdir={tmp_path / "run"}')
+    while process.poll() is None and not list(tmp_path.glob('run/.records.partial-*')):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert 'stopped outside of the training loop; to resume' in output
+    assert list(tmp_path.glob('run/*')) == list(tmp_path.glob('run/.*')) == []
 
 
 def test_two_processes_of_two_devices_train_like_one_device(trained, tmp_path):
@@ -210,7 +225,7 @@ def test_one_bad_file_in_a_folder_costs_its_own_row(trained, tmp_path):
         assert mask.shape == size and set(np.unique(mask)) <= {0, 255}
         assert cv2.imread(str(output / 'overlays' / f'{name}.png')) is not None
     lines = (output / 'findings.csv').read_text().splitlines()
-    assert lines[0].startswith('case,file,status,reason,count') and len(lines) == 5
+    assert lines[0].startswith('case,status,reason,count') and len(lines) == 5
     assert sorted(p.name for p in output.iterdir()) == [
         'findings.csv', 'findings.json', 'masks', 'overlays']
 
@@ -231,10 +246,18 @@ def test_one_bad_file_in_a_folder_costs_its_own_row(trained, tmp_path):
     ('train', '--config=configs/nothing.py --workdir={out}', 'nothing.py'),
     ('train', '--config=configs/white_blood_cell_unet.py --workdir={out} '
      '--config.task.width=3', 'width'),
-    ('train', '--config=configs/white_blood_cell_unet.py --workdir={out} '
-     '--config.optimizer_name=sgdx --config.data.records={run}/records', 'sgdx'),
+    ('train', '--config=configs/white_blood_cell_unet.py:phantom --workdir={out} '
+     '--config.task.tile=32 --config.optimizer_name=sgdx '
+     '--config.data.records={run}/records', 'sgdx'),
     ('train', '--config=configs/white_blood_cell_unet.py --workdir={out} --bogus=1',
      'bogus'),
+    ('train', '--config=configs/white_blood_cell_unet.py:phantom --workdir={out} '
+     '--config.train.epochs=0', 'train.epochs: 0 is not positive'),
+    ('train', '--config=configs/white_blood_cell_unet.py --workdir={out} '
+     '--config.data.records={run}/records', 'inputs is uint8[32, 32, 3] in these'),
+    ('prepare', '--config=configs/white_blood_cell_unet.py --layout=sigtuple '
+     '--source={run} --output={run}/report --overwrite', 'is no folder of records'),
+    ('predict', '--workdir={run} --input={empty} --output={empty}/in', 'lies in the'),
 ])
 def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, module, flags, words):
     torn = tmp_path / 'torn.jpg'
@@ -250,5 +273,56 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, module, flags,
     errors = [line for line in output.splitlines() if line.startswith('error: ')]
     assert len(errors) == 1 and words in errors[0]
     assert 'Traceback' not in output
-    left = [path for path in (tmp_path / 'out').rglob('*') if path.is_file()]
-    assert left == [] or [path.name for path in left] == ['config.json']
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_run_is_found_from_another_folder(trained, tmp_path):
+    """Records named by a relative path, resumed and measured from elsewhere."""
+    source = runs.records_folder(trained[0], runs.read_config(trained[0]))
+    relative = os.path.relpath(source, ROOT)
+    flags = (*TINY, f'--config.data.records={relative}', f'--workdir={tmp_path / "r"}')
+    code, output = run('train', *flags)
+    assert code == 0, output
+    elsewhere = subprocess.run(
+        command('evaluate', f'--workdir={tmp_path / "r"}'), cwd=tmp_path, text=True,
+        capture_output=True, env=os.environ | {'PYTHONPATH': str(ROOT)},
+    )
+    assert elsewhere.returncode == 0, elsewhere.stderr
+
+
+def test_anothers_records_can_not_write_outside_of_the_output(trained, tmp_path):
+    records_of_run = records.open_records(
+        trained[0] / 'records', 'test', task='white_blood_cell', verify=True)
+    record = records_of_run[0] | {'case_id': '../../escaped'}
+    for name in ('content_id', 'patient_id'):
+        record[name] = 'new'
+    with pytest.raises(RecordError, match='can not name a file'):
+        records.write_records(
+            [record], tmp_path / 'hostile', task='white_blood_cell',
+            fractions=(0, 0, 1), seed=0,
+        )
+    original = records.check_case_id
+    records.check_case_id = lambda case_id: None  # as a hostile writer would
+    try:
+        records.write_records(
+            [record], tmp_path / 'hostile', task='white_blood_cell',
+            fractions=(0, 0, 1), seed=0,
+        )
+    finally:
+        records.check_case_id = original
+    code, output = run('evaluate', f'--workdir={trained[0]}',
+                       f'--records={tmp_path / "hostile"}', f'--output={tmp_path}/a/b')
+    assert code == 2 and 'can not name a file' in output, output
+    assert not list(tmp_path.rglob('escaped*'))
+
+
+def test_the_library_predicts_as_the_command_does(trained, tmp_path):
+    source = smears(tmp_path / 'in')
+    finding = jaxmed.load(trained[0])(source / 'large.png')
+    code, output = run(
+        'predict', f'--workdir={trained[0]}', f'--input={source / "large.png"}',
+        f'--output={tmp_path / "out"}',
+    )
+    assert code == 0, output
+    mask = cv2.imread(str(tmp_path / 'out' / 'masks' / 'large.png'), 0)
+    np.testing.assert_array_equal(finding.pictures['masks'], mask)

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxmed import evaluate, predict, train
+from jaxmed.errors import RecordError
 from jaxmed.types import View
 
 
@@ -60,25 +62,27 @@ def test_a_baseline_takes_the_models_place(toy_task, examples):
 
 def test_ids_travel_between_processes():
     ids = np.array(['a', 'smear-7@0,128', 'Färbung'])
-    np.testing.assert_array_equal(predict._decode(predict._encode(ids)), ids)
+    np.testing.assert_array_equal(predict._decode(predict._encode(ids, 20)), ids)
 
 
-def test_cases_that_were_trained_on_are_left_out(examples, tmp_path):
-    from jaxmed.data import records
-
-    source = examples(20)
-    records.write_records(
-        (source[i] for i in range(12)), tmp_path / 'a', task='toy',
-        fractions=(0.5, 0.0, 0.5), seed=0,
-    )
-    trained = {
-        case['case_id'] for case in records.read_cases(tmp_path / 'a')
-        if case['split'] == 'train'
-    }
-    rest, dropped = evaluate.leave_out_seen(source, seen_in=tmp_path / 'a')
-    assert set(dropped) == trained and trained
-    kept = [rest[i]['case_id'] for i in range(len(rest))]
-    assert kept == [f'example-{i}' for i in range(20) if f'example-{i}' not in trained]
+def test_cases_that_were_trained_on_are_left_out(examples):
+    source = examples(8)
+    cases = [
+        {'split': 'test', 'case_id': f'example-{i}', 'patient_id': f'patient-{i // 2}',
+         'content_id': f'content-{i}'} for i in range(8)
+    ]
+    seen = [
+        {'split': 'train', 'patient_id': 'patient-0', 'content_id': ''},
+        {'split': 'valid', 'patient_id': 'other', 'content_id': 'content-5'},
+        {'split': 'test', 'patient_id': 'patient-3', 'content_id': 'content-7'},
+    ]
+    rest, dropped = evaluate.leave_out_seen(source, cases, split='test', seen_in=seen)
+    assert dropped == ['example-0', 'example-1', 'example-5']
+    assert [rest[i]['case_id'] for i in range(len(rest))] == [
+        f'example-{i}' for i in (2, 3, 4, 6, 7)]
+    everything = [case | {'split': 'train'} for case in cases]
+    with pytest.raises(RecordError, match='all cases to be measured were trained on'):
+        evaluate.leave_out_seen(source, cases, split='test', seen_in=everything)
 
 
 def test_shapes_of_the_weights_are_known_without_computing_any(toy_task):

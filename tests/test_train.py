@@ -82,14 +82,17 @@ def fit(task, examples, workdir, *, steps=12, schedule=12, **options):
         steps=schedule, steps_per_epoch=1,
     )
     defaults = dict(
-        seed=3, steps=steps, batch_size=8, eval_batch_size=8,
-        eval_every=4, checkpoint_every=3, log_every=5, workers=0, monitor='closeness',
+        seed=3, steps=steps, eval_batch_size=8, eval_every=4, checkpoint_every=3,
+        log_every=5, monitor='closeness',
         patience=0, data_id='a', progress=Silent(),
     )
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir) as checkpoints, train.Interrupt() as interrupt:
         return train.fit(
-            task, optimizer, examples(20), examples(6, seed=1),
-            checkpoints=checkpoints, **(defaults | options),
+            task, optimizer, train.init_state(task, optimizer.tx, seed=3),
+            lambda start: pipeline.train_batches(
+                examples(20), batch_size=8, seed=3, start=start),
+            examples(6, seed=1), checkpoints=checkpoints, interrupt=interrupt,
+            **(defaults | options),
         )
 
 
@@ -113,9 +116,13 @@ def test_a_run_in_two_parts_ends_with_the_same_bits(toy_task, examples, tmp_path
     one, two = latest(tmp_path / 'whole', task), latest(tmp_path / 'parts', task)
     jax.tree.map(np.testing.assert_array_equal, one[0], two[0])
     assert int(one[0].step) == whole.step == parts.step == 12
-    values = [[p['closeness'] for p in result.points if 'closeness' in p]
-              for result in (whole, parts)]
-    assert values[0] == [v for v in values[1] if v in values[0]]
+    validations = [
+        {p['step']: p['closeness'] for p in result.points if 'closeness' in p}
+        for result in (whole, parts)
+    ]
+    # The first part also validated at its own end, update 7.
+    assert validations[1].pop(7) is not None
+    assert validations[0] == validations[1] and list(validations[0]) == [4, 8, 12]
 
 
 def test_best_and_latest_are_kept_and_best_is_the_best(toy_task, examples, tmp_path):
@@ -146,6 +153,21 @@ def test_a_plateau_stops_the_run_and_stays_stopped(toy_task, examples, tmp_path)
     first = fit(frozen, examples, tmp_path, patience=1)
     assert (first.step, first.finished) == (8, True)
     assert fit(frozen, examples, tmp_path, patience=1).step == 8
+
+
+def test_the_smallest_value_is_the_best_after_a_minus_sign(
+    toy_task, examples, tmp_path
+):
+    fit(toy_task(), examples, tmp_path / 'a', monitor='-closeness')
+    points = fit(toy_task(), examples, tmp_path / 'b', monitor='-valid_loss').points
+    losses = {p['step']: p['valid_loss'] for p in points if 'valid_loss' in p}
+    kept = [
+        {int(p.name) for p in (tmp_path / name / 'checkpoints').iterdir() if p.is_dir()}
+        for name in 'ab'
+    ]
+    # Closeness is the negated loss, so its smallest value is the worst one.
+    assert kept[0] == {max(losses, key=losses.get), 12}
+    assert kept[1] == {min(losses, key=losses.get), 12}
 
 
 def test_other_records_on_resume_are_refused(toy_task, examples, tmp_path):

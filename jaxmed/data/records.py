@@ -116,10 +116,7 @@ def write_records(records, folder, *, task, fractions, seed, overwrite=False):
         InputError: whatever the reader raises; nothing is left behind.
     """
     folder = Path(folder).absolute()
-    if folder.exists() and not overwrite:
-        raise RecordError(folder, 'exists already; --overwrite replaces it')
-    if folder.exists() and not (folder / MANIFEST).is_file():
-        raise RecordError(folder, f'is no folder of records (no {MANIFEST}): kept')
+    check_target(folder, overwrite=overwrite)
     partial, old = (
         folder.with_name(f'.{folder.name}.{what}-{os.getpid()}')
         for what in ('partial', 'old')
@@ -139,6 +136,15 @@ def write_records(records, folder, *, task, fractions, seed, overwrite=False):
     return manifest
 
 
+def check_target(folder, *, overwrite):
+    """Raises RecordError where records may not be written: cheap, before reading."""
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise RecordError(folder, 'exists already; --overwrite replaces it')
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise RecordError(folder, f'is no folder of records (no {MANIFEST}): kept')
+
+
 def _remove_leftovers(folder):
     """Removes what a killed preparation of this folder left, not a living one's."""
     for path in folder.parent.glob(f'.{glob.escape(folder.name)}.partial-*'):
@@ -152,7 +158,7 @@ def _remove_leftovers(folder):
 
 def _write_all(records, partial, task, fractions, seed, folder):
     shards = {split: _Shards(partial, split) for split in SPLITS}
-    cases, seen = {}, set()
+    cases, seen, first = {}, set(), None
     for record in records:
         if record['example_id'] in seen:
             raise RecordError(folder, f'example id {record["example_id"]} came twice')
@@ -163,8 +169,8 @@ def _write_all(records, partial, task, fractions, seed, folder):
         }
         if seen and shapes != first:
             raise RecordError(
-                folder, f'{record["example_id"]} has other fields, shapes or types than '
-                f'the first example: {shapes} and {first}'
+                folder, f'{record["example_id"]} has other fields, shapes or types '
+                f'than the first example: {shapes} and {first}'
             )
         first = shapes
         seen.add(record['example_id'])

@@ -6,7 +6,6 @@ grey levels mean; tiles, ids, groups and checks are the same for all and live he
 
 import hashlib
 import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -111,14 +110,14 @@ def find_unlabelled(path):
 
     Returns:
         list of (Path, case id), at least one. The case id is the path relative to
-        the folder without suffix; where two images share one, with it.
+        the folder without suffix; where two images would share one, all keep theirs.
 
     Raises:
         ImageError: as `images.find_images`, or a folder of nothing but masks.
     """
     path = Path(path)
     if not path.is_dir():
-        return [(path, path.stem)]
+        return [(path, _printable(path.stem))]
     found = images.find_images(path)
     photographs = {p.with_suffix('') for p in found if p.suffix.lower() == '.bmp'}
     smears = [
@@ -129,11 +128,9 @@ def find_unlabelled(path):
     if not smears:
         raise ImageError(path, f'no images but masks (*{MASK_ENDING}.*)')
     cases = [_case_id(p, path) for p in smears]
-    count = Counter(cases)
-    return [
-        (p, p.relative_to(path).as_posix() if count[case] > 1 else case)
-        for p, case in zip(smears, cases)
-    ]
+    if len(set(cases)) < len(cases):
+        cases = [_printable(p.relative_to(path).as_posix()) for p in smears]
+    return list(zip(smears, cases))
 
 
 def read_one(path, *, case_id, max_pixels):
@@ -216,7 +213,13 @@ def group(contents, cases, names, same):
 
 
 def _case_id(path, root):
-    return path.relative_to(root).with_suffix('').as_posix()
+    return _printable(path.relative_to(root).with_suffix('').as_posix())
+
+
+def _printable(name):
+    """A file's name may be any bytes; an id is printed, saved and drawn."""
+    name = name.encode(errors='backslashreplace').decode()
+    return ''.join(c if c.isprintable() and c != '\\' else '_' for c in name)
 
 
 def _names(cases, pairs, group_pattern):

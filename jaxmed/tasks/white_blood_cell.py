@@ -19,7 +19,8 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV reads grey
 CARD = Card(
     title='White blood cells in stained smears',
     about='A U-Net outlines leucocytes; touching ones are parted and counted. '
-          'Measured on whole smears, put together from their tiles.',
+          'Measured on whole smears, put together from tiles side by side; '
+          'launch.predict blends overlapping ones.',
     legend='green: predicted cell; magenta: the expert\'s outline',
     paper={'dice': 0.942729},
     paper_data='its own training images',
@@ -116,9 +117,8 @@ def make(
         probabilities=jax.nn.sigmoid,
         views=transforms.SQUARE_VIEWS,
         rows=rows,
-        cases=partial(
-            cases, separate=separate, threshold=threshold, boundary_px=boundary_px
-        ),
+        cases=partial(cases, separate=separate, boundary_px=boundary_px),
+        scores={'dice': True},
         metrics={
             'dice': metrics.dice, 'dice_median': metrics.dice_median,
             'dice_worst': metrics.dice_worst, 'iou': metrics.iou,
@@ -176,14 +176,18 @@ def _stitch_cases(rows):
         )
 
 
-def cases(rows, *, separate, threshold, boundary_px):
+def cases(rows, *, separate, boundary_px):
     """Tiles -> one row per smear: areas and overlaps in pixels, counts of cells.
 
-    Measured on the first class, the cell.
+    Measured on the first class, the cell. The actual count is that of the true mask,
+    parted in the same way: SigTuple's masks do not say which pixel is whose.
     """
     columns = []
     for place, probability, truth in _stitch_cases(rows):
-        predicted, actual = probability[..., 0] >= threshold, truth[..., 0] >= 0.5
+        # What is measured is what launch.predict writes: separated cells, without
+        # specks, holes filled.
+        found, wanted = separate(probability[..., 0]), separate(truth[..., 0])
+        predicted, actual = found > 0, truth[..., 0] >= 0.5
         precision, recall = cells.boundary_scores(
             predicted, actual, tolerance_px=boundary_px
         )
@@ -194,8 +198,7 @@ def cases(rows, *, separate, threshold, boundary_px):
             'intersection': intersection,
             'predicted': predicted.sum(), 'actual': actual.sum(),
             'boundary_precision': precision, 'boundary_recall': recall,
-            'count_predicted': separate(probability[..., 0]).max(),
-            'count_actual': separate(truth[..., 0]).max(),
+            'count_predicted': found.max(), 'count_actual': wanted.max(),
         })
     return {name: np.array([column[name] for column in columns]) for name in columns[0]}
 
