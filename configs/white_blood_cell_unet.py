@@ -18,10 +18,10 @@ def get_config(variant=''):
     config.task = ConfigDict(dict(
         colour='grey', widths=(32, 64, 128, 256, 512), dropout=0.2, batch_norm=False,
         num_classes=1, dtype='float32', loss='dice', augment='flips',
-        colour_strength=0.0, field_stop=0.0, clean_threshold=-1, tile=128,
-        max_pixels=40_000_000, group_pattern='', threshold=0.5, min_area_px=500,
-        min_distance_px=10.0, neck_ratio=0.8, boundary_px=2, sweep='windows',
-        overlap_px=64, crop_threshold=150, crop_min_area_px=500,
+        shift_px=0, colour_strength=0.0, field_stop=0.0, clean_threshold=-1,
+        tile=128, max_pixels=40_000_000, group_pattern='', threshold=0.5,
+        min_area_px=500, min_distance_px=10.0, neck_ratio=0.8, boundary_px=2,
+        sweep='windows', overlap_px=64, crop_threshold=150, crop_min_area_px=500,
     ))
     config.data = ConfigDict(dict(records='', phantoms=0))
     config.optimizer_name = 'adam_on_plateau'
@@ -39,7 +39,7 @@ def get_config(variant=''):
     if variant in ('strong', 'phantom'):
         config.task.update(dict(
             colour='rgb', batch_norm=True, loss='dice_cross_entropy', augment='turns',
-            colour_strength=0.15, field_stop=0.15, dropout=0.1,
+            shift_px=4, colour_strength=0.15, field_stop=0.15, dropout=0.1,
         ))
         config.optimizer_name = 'adamw_cosine'
         config.optimizer = ConfigDict(dict(

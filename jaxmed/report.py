@@ -194,7 +194,9 @@ def _show(value):
 
 
 def _label(name):
-    return name[:1].upper() + name[1:].replace('_', ' ')
+    words = {'iou': 'IoU', 'f1': 'F1', 'auc': 'AUC'}
+    name = ' '.join(words.get(word, word) for word in name.split('_'))
+    return name[:1].upper() + name[1:]
 
 
 def _worst_first(scores, higher_is_better):

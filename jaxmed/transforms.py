@@ -74,19 +74,49 @@ def make_colour_and_light(*, strength):
     return augment
 
 
+def make_shift(*, multiple_px):
+    """Builds a random shift of image and mask in every second example, around.
+
+    Patches are cut around a cell; in a large smear a cell may lie anywhere in a
+    window or be cut by its border, and most windows hold none.
+
+    Args:
+        multiple_px: shifts are whole multiples of it. SigTuple's masks are drawn in
+            squares of 4 pixels; a network that may learn so outlines them better.
+    """
+
+    def shift(x, steps):
+        return jnp.roll(x, steps * multiple_px, axis=(0, 1))
+
+    def augment(keys, batch):
+        most = batch['inputs'].shape[1] // multiple_px
+
+        def draw(key):
+            steps, on = jax.random.split(key)
+            drawn = jax.random.randint(steps, (2,), 0, most)
+            return drawn * jax.random.bernoulli(on)
+
+        return _on_pair(shift, batch, jax.vmap(draw)(keys))
+
+    return augment
+
+
 def make_field_stop(*, probability):
     """Builds a dark corner beyond the microscope's round field, seldom drawn.
 
     A network that only saw patches around cells takes the field's rim for one: on
     smears photographed to the rim it found cells that are not there. Up to a third
     of the picture goes dark behind an arc, softly, and what lies there is no target.
+    Within the field the lens leaves a bright line and a violet tinge along the rim.
 
     Args:
         probability: share of the examples that get one.
     """
+    # By channel, red first; a grey picture takes the middle one.
+    line, tinge = jnp.array([1.0, 0.95, 0.6]), jnp.array([0.6, 1.0, 0.2])
 
     def change(key, x, targets):
-        keys = jax.random.split(key, 6)
+        keys = jax.random.split(key, 10)
         size = jnp.float32(max(x.shape[:2]))
         angle = jax.random.uniform(keys[0], (), maxval=2 * jnp.pi)
         # The arc passes the middle at `near`; its field is a circle of `radius`.
@@ -103,8 +133,17 @@ def make_field_stop(*, probability):
         )
         softness = jax.random.uniform(keys[3], (), minval=0.5, maxval=4.0)
         dark = jax.nn.sigmoid((distance - radius) / softness)[..., None]
-        dark *= jax.random.bernoulli(keys[4], probability)
+        on = jax.random.bernoulli(keys[4], probability)
+        dark *= on
         black = jax.random.uniform(keys[5], (), maxval=0.1)
+        inside = jnp.maximum(radius - distance, 0.0)[..., None]
+        channels = jnp.arange(3) if x.shape[-1] == 3 else jnp.array([1])
+        reach = jax.random.uniform(keys[6], (), minval=10.0, maxval=60.0)
+        depth = jax.random.uniform(keys[7], (), maxval=0.2) * on
+        x = x * (1.0 - depth * jnp.exp(-inside / reach) * tinge[channels])
+        width = jax.random.uniform(keys[8], (), minval=0.5, maxval=4.0)
+        glow = jax.random.uniform(keys[9], ()) * on * jnp.exp(-((inside / width) ** 2))
+        x = x + (line[channels] - x) * glow
         return x + (black - x) * dark, jnp.where(dark > 0.5, 0.0, targets)
 
     def augment(keys, batch):

@@ -85,3 +85,21 @@ def test_a_field_stop_darkens_some_pictures_softly_and_drops_what_it_hides():
     assert not hidden[:, 6:10, 6:10].any()
     never = transforms.make_field_stop(probability=0.0)(keys_of(400), bright)
     np.testing.assert_array_equal(never['targets'], bright['targets'])
+
+
+def test_a_shift_moves_image_and_mask_alike_by_whole_steps():
+    batch = batch_of(size=16, count=200)
+    out = transforms.make_shift(multiple_px=4)(keys_of(200), batch)
+    np.testing.assert_array_equal(
+        out['targets'], (out['inputs'][..., :1] > 0.5).astype(np.float32)
+    )
+    image = np.asarray(batch['inputs'][0])
+    allowed = {
+        np.roll(image, (4 * i, 4 * j), (0, 1)).tobytes()
+        for i in range(4) for j in range(4)
+    }
+    seen = [np.asarray(shifted).tobytes() for shifted in out['inputs']]
+    assert set(seen) == allowed
+    # Half stay, and of the others one in sixteen by chance.
+    stay = 0.5 + 0.5 / 16
+    assert abs(seen.count(image.tobytes()) / 200 - stay) < 4 * (stay**2 / 200) ** 0.5

@@ -36,10 +36,9 @@ LOSSES = {
 
 def make(
     *, colour, widths, dropout, batch_norm, num_classes, dtype, loss, augment,
-    colour_strength, field_stop, clean_threshold, tile, max_pixels, group_pattern,
-    threshold,
-    min_area_px, min_distance_px, neck_ratio, boundary_px, sweep, overlap_px,
-    crop_threshold, crop_min_area_px, axis_name=None,
+    shift_px, colour_strength, field_stop, clean_threshold, tile, max_pixels,
+    group_pattern, threshold, min_area_px, min_distance_px, neck_ratio, boundary_px,
+    sweep, overlap_px, crop_threshold, crop_min_area_px, axis_name=None,
 ) -> Task:
     """Builds the task. Keywords only, no defaults: the config states them all.
 
@@ -49,6 +48,7 @@ def make(
             'float32' or 'bfloat16'. Two classes are cell and nucleus.
         loss: a name in LOSSES.
         augment: 'none', 'flips' (the paper) or 'turns' (and mirrors).
+        shift_px: multiple of transforms.make_shift; 0 is off.
         colour_strength: of transforms.make_colour_and_light; 0 is off.
         field_stop: of transforms.make_field_stop; 0 is off.
         clean_threshold: pixels of at most this grey value become white before all
@@ -85,6 +85,8 @@ def make(
     )
     labelled = dict(tile=tile, max_pixels=max_pixels, group_pattern=group_pattern)
     steps = [{'flips': transforms.flip, 'turns': transforms.flip_and_turn}.get(augment)]
+    if shift_px:
+        steps.append(transforms.make_shift(multiple_px=shift_px))
     if colour_strength:
         steps.append(transforms.make_colour_and_light(strength=colour_strength))
     if field_stop:
