@@ -15,9 +15,9 @@ from jax.experimental import multihost_utils
 from jaxmed.data import pipeline
 
 
-def replicate(tree):
-    """Lays arrays on all local devices: what pmap with donation needs."""
-    mesh = jax.sharding.Mesh(jax.local_devices(), ('devices',))
+def replicate(tree, devices=None):
+    """Lays arrays on devices, all local ones by default: what pmap expects."""
+    mesh = jax.sharding.Mesh(devices or jax.local_devices(), ('devices',))
     return jax.device_put(
         tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     )
@@ -185,12 +185,25 @@ class Predictor:
 
     def __init__(self, tasks, members, *, views, batch_size):
         self.task, self.batch_size = tasks[0], batch_size
-        self._members = jax.device_put(list(members))
-        self._apply = jax.jit(make_apply(tasks, views=views))
+        devices = jax.local_devices()
+        # A batch that can't be shared out evenly goes to the first device alone.
+        self._devices = devices if batch_size % len(devices) == 0 else devices[:1]
+        self._members = replicate(list(members), self._devices)
+        self._apply = jax.pmap(
+            make_apply(tasks, views=views), in_axes=(None, 0), devices=self._devices
+        )
 
     def apply(self, batch):
-        """Probabilities of a batch of raw arrays [batch_size, ...], on the device."""
-        return self._apply(self._members, batch)
+        """Probabilities of raw arrays [batch_size, ...], shared out over the devices.
+
+        Returns:
+            [batch_size, ...] on the first device; nothing waits.
+        """
+        shared = jax.tree.map(
+            lambda x: x.reshape(len(self._devices), -1, *x.shape[1:]), batch
+        )
+        out = jax.device_put(self._apply(self._members, shared), self._devices[0])
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
 
     def predict(self, record):
         """The Finding of one record of any size."""
