@@ -15,7 +15,7 @@ import time
 import jax
 import numpy as np
 
-from jaxmed import predict, train
+from jaxmed import predict, progress, train
 from jaxmed.data import pipeline
 
 
@@ -169,7 +169,7 @@ def start_times(flags, *, cwd):
             lines = []
             for line in process.stderr:
                 lines.append(line)
-                if train.FIRST_UPDATE in line:
+                if progress.FIRST_UPDATE in line:
                     seconds[name] = time.perf_counter() - began
                     break
             process.kill()

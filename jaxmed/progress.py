@@ -7,6 +7,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 LOG = logging.getLogger('jaxmed')
+FIRST_UPDATE = 'first update is done'
 
 
 class Progress:
@@ -35,6 +36,11 @@ class Progress:
             total=steps, initial=step, unit='step', dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
+
+    def begun(self):
+        """Called when the first update is done: all is read and compiled."""
+        if self._bar.disable:
+            LOG.info(FIRST_UPDATE)
 
     def point(self, point, *, examples_per_s=None, input_wait=None):
         """One point of the curves, perhaps with rates of this machine."""

@@ -131,12 +131,14 @@ def _fields(config, prefix=''):
     return fields
 
 
-def load_members(workdirs, *, which='best'):
+def load_members(workdirs, *, which='best', task_options=None):
     """Trained weights of one or several runs of the same task.
 
     Args:
         workdirs: run folders; several are an ensemble, their models may differ.
         which: 'best' or 'latest'.
+        task_options: of the task, in place of those it was trained with: how to
+            predict ({'sweep': 'crops'}), not what the model is.
 
     Returns:
         (tasks, members, config of the first run, steps), one of each per run.
@@ -154,7 +156,8 @@ def load_members(workdirs, *, which='best'):
                 workdir,
                 f'a run of task {config["task_name"]!r}, not of {first["task_name"]!r}',
             )
-        tasks.append(make_task(config))
+        options = {'task': config['task'] | (task_options or {})}
+        tasks.append(make_task(config | options))
         with Checkpoints(workdir, read_only=True) as checkpoints:
             weights, step = checkpoints.restore_weights(
                 predict.weights_spec(tasks[-1]), which=which
@@ -164,19 +167,20 @@ def load_members(workdirs, *, which='best'):
     return tasks, members, first, steps
 
 
-def load(workdir, *, views=None, batch_size=8):
+def load(workdir, *, views=None, batch_size=8, task_options=None):
     """A predictor: `load('RUN')('smear.jpg')` gives a types.Finding.
 
     Args:
         workdir: a run folder, or a sequence of them to average.
         views: how many views of test-time augmentation; None takes the config's.
         batch_size: examples that go through the network at once.
+        task_options: as in load_members.
 
     Returns:
         predict.Predictor.
     """
     workdirs = [workdir] if isinstance(workdir, (str, os.PathLike)) else list(workdir)
-    tasks, members, config, _ = load_members(workdirs)
+    tasks, members, config, _ = load_members(workdirs, task_options=task_options)
     views = config['evaluate']['views'] if views is None else views
     return predict.Predictor(
         tasks, members, batch_size=batch_size, views=check_views(tasks, views)

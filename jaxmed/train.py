@@ -1,6 +1,5 @@
 """The one trainer: a compiled update over all devices, and the loop around it."""
 
-import logging
 import signal
 import time
 from typing import Any, NamedTuple
@@ -17,8 +16,6 @@ from jaxmed.data import pipeline
 from jaxmed.errors import ConfigError
 
 AXIS = 'devices'
-FIRST_UPDATE = 'first update is done'
-LOG = logging.getLogger('jaxmed')
 
 
 class TrainState(NamedTuple):
@@ -243,7 +240,7 @@ def fit(
             meter.add(scalars, batch['mask'].size * jax.process_count())
             if step == start + 1:
                 jax.block_until_ready(scalars)
-                LOG.info(FIRST_UPDATE)
+                progress.begun()
                 meter.restart()  # compiling is no part of the rate
             stop = interrupt.at(step)
             last = stop or step == steps

@@ -5,22 +5,43 @@
 Exit code 2 for bad input, 3 when some files of a folder failed.
 """
 
+import json
+
 from absl import flags
 
 import launch
 from jaxmed import findings, runs
+from jaxmed.errors import InputError
 
 _WORKDIR = flags.DEFINE_list('workdir', None, 'Run folder, or several of them.')
 _INPUT = flags.DEFINE_string('input', None, 'File or folder.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for pictures and findings.')
 _VIEWS = flags.DEFINE_integer('views', None, 'Of test-time augmentation.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Examples at once.')
+_TASK = flags.DEFINE_list(
+    'task', [], 'Options of the task in place of those of the run: sweep=crops,...'
+)
 flags.mark_flags_as_required(['workdir', 'input', 'output'])
+
+
+def _parse(pairs):
+    """['sweep=crops', 'overlap_px=32'] -> {'sweep': 'crops', 'overlap_px': 32}."""
+    options = {}
+    for pair in pairs:
+        name, equals, text = pair.partition('=')
+        if not equals:
+            raise InputError('--task', f'{pair!r} is not NAME=VALUE')
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
 
 
 def main(argv):
     predictor = runs.load(
-        _WORKDIR.value, views=_VIEWS.value, batch_size=_BATCH_SIZE.value
+        _WORKDIR.value, views=_VIEWS.value, batch_size=_BATCH_SIZE.value,
+        task_options=_parse(_TASK.value),
     )
     rows, failed = findings.predict_files(predictor, _INPUT.value, _OUTPUT.value)
     print(f'{len(rows) - failed} predicted, {failed} failed')

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import jaxmed
-from jaxmed import jobs, runs, train
+from jaxmed import jobs, progress, runs, train
 from jaxmed.checkpoint import Checkpoints
 from jaxmed.data import records
 from jaxmed.errors import RecordError
@@ -145,7 +145,7 @@ def test_sigterm_saves_exits_0_and_says_how_to_resume(tmp_path):
                f'--workdir={tmp_path / "run"}')
     process = start('train', *endless)
     for line in process.stdout:
-        if train.FIRST_UPDATE in line:
+        if progress.FIRST_UPDATE in line:
             break
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
@@ -228,6 +228,46 @@ def test_one_bad_file_in_a_folder_costs_its_own_row(trained, tmp_path):
     assert lines[0].startswith('case,status,reason,count') and len(lines) == 5
     assert sorted(p.name for p in output.iterdir()) == [
         'findings.csv', 'findings.json', 'masks', 'overlays']
+
+
+def test_the_papers_way_of_prediction_is_an_option(trained, tmp_path):
+    """Without a dark region it predicts nothing; windows may find something."""
+    picture = np.full((50, 60, 3), 240, np.uint8)
+    picture[20:40, 20:45] = (90, 30, 120)
+    cv2.imwrite(str(tmp_path / 'cell.png'), picture)
+    cv2.imwrite(str(tmp_path / 'empty.png'), np.full((50, 60, 3), 240, np.uint8))
+    counts = {}
+    for name in ('cell', 'empty'):
+        code, output = run(
+            'predict', f'--workdir={trained[0]}', f'--input={tmp_path / name}.png',
+            f'--output={tmp_path / name}', '--task=sweep=crops,crop_min_area_px=100',
+        )
+        assert code == 0, output
+        mask = cv2.imread(str(tmp_path / name / 'masks' / f'{name}.png'), 0)
+        counts[name] = int((mask > 0).sum())
+    assert counts['empty'] == 0 < counts['cell']
+
+
+def test_a_run_is_measured_on_another_prepared_set(trained, tmp_path):
+    """SigTuple's layout, prepared as an external test set."""
+    (tmp_path / 'in').mkdir()
+    for record in runs.make_task(runs.read_config(trained[0])).phantoms(
+        count=3, seed=99
+    ):
+        name = str(tmp_path / 'in' / record['case_id'])
+        cv2.imwrite(f'{name}.png', record['inputs'])
+        cv2.imwrite(f'{name}-mask.png', 255 * record['targets'])
+    code, output = run(
+        'prepare', TINY[0], '--config.task.tile=32', '--layout=sigtuple',
+        f'--source={tmp_path / "in"}', f'--output={tmp_path / "set"}', '--splits=0,0,1',
+    )
+    assert code == 0 and 'test        3 records      3 cases' in output, output
+    code, output = run('evaluate', f'--workdir={trained[0]}',
+                       f'--records={tmp_path / "set"}')
+    assert code == 0 and 'this model on test: 3 cases' in output, output
+    code, output = run('evaluate', f'--workdir={trained[0]},{trained[0]}',
+                       f'--output={tmp_path / "both"}')
+    assert code == 0 and 'this model on test: 4 cases' in output, output
 
 
 @pytest.mark.parametrize('module, flags, words', [

@@ -18,6 +18,9 @@ class Silent:
     def start(self, step, steps):
         pass
 
+    def begun(self):
+        pass
+
     def point(self, point, **rates):
         pass
 
