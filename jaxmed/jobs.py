@@ -1,6 +1,5 @@
 """The whole of a command: train a run to its report, or measure one that is there."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+import jaxmed
 from jaxmed import evaluate, findings, optimizers, progress, report, runs, train
 from jaxmed.checkpoint import Checkpoints
 from jaxmed.data import pipeline, records
@@ -276,6 +276,6 @@ def _facts(config, folder, members):
     return {
         'records': str(folder), 'members': members,
         'devices': f'{jax.device_count()} x {device.device_kind} ({device.platform})',
-        'jax': jax.__version__, 'flax': flax.__version__, 'jaxmed': version('jaxmed'),
+        'jax': jax.__version__, 'flax': flax.__version__, 'jaxmed': jaxmed.__version__,
         'config': config,
     }
