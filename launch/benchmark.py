@@ -7,6 +7,7 @@
 import importlib.util
 import json
 import platform
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -55,7 +56,9 @@ def main(argv):
         )
     device = jax.devices()[0]
     result |= {
-        'command': launch.command(), 'config': config, 'warm_start': warm,
+        # Without the interpreter's path: the file is to be shared.
+        'command': shlex.join(['python', '-m', 'launch.benchmark', *sys.argv[1:]]),
+        'config': config, 'warm_start': warm,
         'machine': {
             'device': f'{jax.device_count()} x {device.device_kind}',
             'cpu': platform.processor() or platform.machine(), 'jax': jax.__version__,
