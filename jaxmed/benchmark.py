@@ -1,9 +1,10 @@
 """Speed and memory of a task: its own train step, forward pass and input pipeline.
 
-Rivals run in the same process and minutes, turn by turn, so a ratio holds on a
-machine whose speed drifts.
+Rivals run in the same minutes, turn by turn, so a ratio holds on a machine whose speed
+drifts.
 """
 
+import contextlib
 import os
 import resource
 import statistics
@@ -19,7 +20,7 @@ from jaxmed import predict, progress, train
 from jaxmed.data import pipeline
 
 
-def measure(task, optimizer, source, *, batch_size, rounds, workers, make_rivals):
+def measure(task, optimizer, source, *, batch_size, rounds, workers, start_rivals):
     """Times one task.
 
     Args:
@@ -29,7 +30,8 @@ def measure(task, optimizer, source, *, batch_size, rounds, workers, make_rivals
         batch_size: examples an update, over all devices.
         rounds: timed turns of every step.
         workers: reading processes of the input pipeline.
-        make_rivals: (inputs, targets) -> {name: (train step, forward)}, or None.
+        start_rivals: (inputs, targets) -> context manager that gives {name: (train
+            step, forward)}, blocking functions; or None.
 
     Returns:
         Dict of seconds (medians), images/s, ratios and bytes; JSON.
@@ -70,11 +72,15 @@ def measure(task, optimizer, source, *, batch_size, rounds, workers, make_rivals
     steps = {
         'jaxmed': (train_once, lambda: jax.block_until_ready(forward(members, batch))),
     }
-    if make_rivals is not None:
-        ready = jax.device_get(jax.jit(task.preprocess)(
-            pipeline.split_strings(host)[0]))
-        steps |= make_rivals(ready['inputs'], ready['targets'])
-    seconds = _interleave(steps, rounds)
+    with contextlib.ExitStack() as stack:
+        if start_rivals is not None:
+            ready = jax.device_get(
+                jax.jit(task.preprocess)(pipeline.split_strings(host)[0])
+            )
+            steps |= stack.enter_context(
+                start_rivals(ready['inputs'], ready['targets'])
+            )
+        seconds = _interleave(steps, rounds)
     result = {
         'batch_size': batch_size, 'rounds': rounds,
         'compile_s': compile_s, 'memory': memory,

@@ -4,6 +4,7 @@
         --output=launch/benchmarks/white_blood_cell_cpu.json
 """
 
+import functools
 import importlib.util
 import json
 import platform
@@ -33,9 +34,11 @@ def main(argv):
     config = _CONFIG.value.to_dict()
     name, batch_size = config['task_name'], config['train']['batch_size']
     task = runs.make_task(config, axis_name=train.AXIS)
-    make = benchmarks.RIVALS.get(name)
-    if importlib.util.find_spec('torch') is None:
-        make = None
+    rival = benchmarks.RIVALS.get(name)
+    if rival is None or importlib.util.find_spec('torch') is None:
+        start_rivals = None
+    else:
+        start_rivals = functools.partial(benchmarks.start, rival, config)
     with tempfile.TemporaryDirectory() as folder:
         # Drawn examples: speed does not depend on what a picture shows.
         records.write_records(
@@ -48,7 +51,7 @@ def main(argv):
             task, jobs.make_optimizer(config, steps=1000, steps_per_epoch=100),
             source, batch_size=batch_size, rounds=_ROUNDS.value,
             workers=config['runtime']['workers'],
-            make_rivals=make and (lambda *arrays: make(config, *arrays)),
+            start_rivals=start_rivals,
         )
         warm = benchmark.start_times(
             [arg for arg in sys.argv[1:] if arg.startswith('--config')]

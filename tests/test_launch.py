@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import random
 import signal
 import socket
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import jaxmed
+import launch
 from jaxmed import jobs, progress, runs, train
 from jaxmed.checkpoint import Checkpoints
 from jaxmed.data import records
@@ -314,6 +316,23 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, module, flags,
     assert len(errors) == 1 and words in errors[0]
     assert 'Traceback' not in output
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='a switch of glibc')
+@pytest.mark.parametrize('own', [None, 'glibc.malloc.check=0'])
+def test_commands_keep_memory_unless_told_otherwise(own):
+    code = (
+        'import os, launch\n'
+        'launch.run(lambda _: print(os.environ["GLIBC_TUNABLES"]))'
+    )
+    environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
+    if own:
+        environment['GLIBC_TUNABLES'] = own
+    output = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, env=environment, text=True,
+        capture_output=True, timeout=60,
+    ).stdout
+    assert output.strip() == (own or launch.MALLOC)
 
 
 def test_a_run_is_found_from_another_folder(trained, tmp_path):

@@ -7,6 +7,7 @@ kernel gradients, but shares the other forms, which only leave work out.
 """
 
 import functools
+import math
 from typing import Any, Sequence
 
 import flax.linen as nn
@@ -264,9 +265,8 @@ class Dropout(nn.Module):
     """Dropout whose masks do not depend on how many devices share the batch.
 
     An example's mask follows from the 'dropout' rng, which must be the same on all
-    devices, and from its position in the global batch. A decision takes 8 random bits,
-    so the true rate is `rate` rounded to a multiple of 1/256; what is kept is scaled
-    by the true one.
+    devices, and from its position in the global batch. What is kept is scaled by
+    1 / (1 - rate).
 
     Attributes:
         rate: share dropped, in [0, 1).
@@ -281,19 +281,30 @@ class Dropout(nn.Module):
         """[B, ...] -> the same shape and type; the identity unless training."""
         if not 0 <= self.rate < 1:
             raise ValueError(f'dropout rate must be in [0, 1), got {self.rate}')
-        dropped = min(round(self.rate * 256), 255)
-        if not train or dropped == 0 or self.is_initializing():
+        if not train or self.rate == 0 or self.is_initializing():
             return inputs
-        batch, size = inputs.shape[0], inputs[0].size
-        positions = jnp.arange(batch)
+        positions = jnp.arange(inputs.shape[0])
         if self.axis_name is not None:
-            positions += lax.axis_index(self.axis_name) * batch
+            positions += lax.axis_index(self.axis_name) * inputs.shape[0]
         key = self.make_rng('dropout')
-
-        def draw_bytes(position):
-            words = jax.random.bits(jax.random.fold_in(key, position), (-(-size // 4),))
-            return lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size]
-
-        kept = jax.vmap(draw_bytes)(positions).reshape(inputs.shape) >= dropped
-        scale = jnp.asarray(256 / (256 - dropped), inputs.dtype)
+        keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
+        kept = _hash_places(keys, inputs.shape[1:]) >= jnp.uint32(self.rate * 2**32)
+        scale = jnp.asarray(1 / (1 - self.rate), inputs.dtype)
         return jnp.where(kept, inputs * scale, 0)
+
+
+def _hash_places(keys, shape):
+    """Keys [B] -> uint32 [B, *shape], a hash of each key and the place in `shape`.
+
+    Good enough to drop activations and, unlike threefry, a few integer operations
+    that XLA fuses into what reads them: no bits go through memory. Each word of the
+    key is mixed in by lowbias32 (C. Wellons, nullprogram.com/blog/2018/07/31).
+    """
+    words = jax.random.key_data(keys).T.reshape(-1, len(keys), *[1] * len(shape))
+    bits = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(1, *shape)
+    for word in words:
+        bits = bits ^ word
+        bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
+        bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
+        bits = bits ^ (bits >> 16)
+    return bits

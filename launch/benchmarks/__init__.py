@@ -1,6 +1,79 @@
-"""The same networks in PyTorch, to be timed in the same run; JSON of past runs."""
+"""The same networks in PyTorch, to be timed in the same run; JSON of past runs.
 
-from launch.benchmarks import torch_unet
+A rival runs in a process of its own, so that neither side disturbs the other's memory
+and threads, and takes its turn when told to.
+"""
 
-# Task -> make(config, inputs, targets) -> (train step, forward), both blocking.
-RIVALS = {'white_blood_cell': torch_unet.make}
+import contextlib
+import functools
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+# Task -> module with make(config, inputs, targets) -> {name: (train step, forward)},
+# all of them blocking.
+RIVALS = {'white_blood_cell': 'launch.benchmarks.torch_unet'}
+MALLOC = 'GLIBC_TUNABLES'
+
+
+@contextlib.contextmanager
+def start(module, config, inputs, targets):
+    """Starts the rivals of a module on one batch; ends them afterwards.
+
+    Args:
+        module: one of RIVALS.
+        config: nested dicts of the jaxmed run.
+        inputs, targets: float32 [B, H, W, C] and [B, H, W, K], preprocessed.
+
+    Yields:
+        {name: (train step, forward)}, blocking functions. Where the launcher changed
+        the settings of malloc for itself, each rival runs as PyTorch comes and, as
+        'NAME, jaxmed's malloc', with the same settings.
+    """
+    plain = {key: value for key, value in os.environ.items() if key != MALLOC}
+    environments = {'': plain}
+    if MALLOC in os.environ:
+        environments[", jaxmed's malloc"] = dict(os.environ)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        batch = Path(folder) / 'batch.npz'
+        np.savez(batch, inputs=inputs, targets=targets)
+        command = [sys.executable, '-m', __name__, module, json.dumps(config), batch]
+        rivals = {}
+        for suffix, environment in environments.items():
+            process = stack.enter_context(subprocess.Popen(
+                command, env=environment, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            ))
+            stack.callback(process.kill)
+            for name in json.loads(process.stdout.readline()):
+                rivals[name + suffix] = tuple(
+                    functools.partial(_take_turn, process, name, which)
+                    for which in (0, 1)
+                )
+        yield rivals
+
+
+def _take_turn(process, name, which):
+    process.stdin.write(json.dumps([name, which]) + '\n')
+    process.stdin.flush()
+    if process.stdout.readline() != 'done\n':
+        raise RuntimeError(f'{name} ended with code {process.wait()}')
+
+
+def serve(module, config, batch):
+    """The rivals' side: makes them, names them, then runs what each line asks for."""
+    arrays = np.load(batch)
+    rivals = importlib.import_module(module).make(
+        json.loads(config), arrays['inputs'], arrays['targets']
+    )
+    print(json.dumps(list(rivals)), flush=True)
+    for line in sys.stdin:
+        name, which = json.loads(line)
+        rivals[name][which]()
+        print('done', flush=True)

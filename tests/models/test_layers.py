@@ -182,7 +182,7 @@ def test_dropout_under_pmap_is_the_one_without():
 
 def test_dropout_keeps_its_share_and_scales_it_to_the_same_mean():
     outputs = drop(jnp.ones((4, 64, 64, 16)), rate=0.2)
-    kept = 205 / 256  # 256 * 0.2 = 51.2 of 256 bytes are dropped: 51
+    kept = 0.8
     np.testing.assert_allclose(np.unique(outputs), [0, 1 / kept], rtol=1e-6)
     # 262,144 decisions: the share's standard error is 0.0008.
     np.testing.assert_allclose(np.mean(outputs > 0), kept, atol=0.004)
@@ -191,9 +191,19 @@ def test_dropout_keeps_its_share_and_scales_it_to_the_same_mean():
 def test_dropout_draws_each_example_channel_and_seed_anew():
     outputs = drop(jnp.ones((2, 64, 64)), rate=0.5)
     reseeded = drop(jnp.ones((1, 64, 64)), rate=0.5, seed=1)
-    others = [outputs[1], outputs[0].T, reseeded[0]]
+    shifted = [np.roll(outputs[0], by, axis) for by in (1, 2, 8) for axis in (0, 1)]
+    others = [outputs[1], outputs[0].T, reseeded[0], *shifted]
     for other in others:  # 4,096 pairs of fair coins: standard error 0.008
         np.testing.assert_allclose(np.mean(outputs[0] == other), 0.5, atol=0.04)
+
+
+def test_dropout_masks_are_as_uneven_as_coins():
+    # Sums over 64 x 64 blocks of a fair coin: variance 1/4 of each place's.
+    kept = drop(jnp.ones((64, 64, 64)), rate=0.5) > 0
+    for axes in [(1,), (2,), (1, 2)]:
+        sums = kept.sum(axes)
+        spread = np.var(sums) / (np.prod([64] * len(axes)) / 4)
+        np.testing.assert_allclose(spread, 1, atol=5 * (2 / sums.size) ** 0.5)
 
 
 def test_dropout_gradient_flows_through_what_was_kept():

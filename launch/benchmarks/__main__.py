@@ -1,0 +1,5 @@
+import sys
+
+from launch.benchmarks import serve
+
+serve(*sys.argv[1:])
