@@ -37,12 +37,12 @@ def command(module, *flags):
     return [sys.executable, '-m', f'launch.{module}', *map(str, flags)]
 
 
-def start(module, *flags, devices=1):
+def start(module, *flags, devices=1, **options):
     environment = os.environ | {
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
     return subprocess.Popen(
         command(module, *flags), cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
     )
 
 
@@ -142,16 +142,18 @@ def test_a_run_killed_at_random_ends_with_the_same_bits(tmp_path, seed):
     assert not saved_steps(workdir)[1]  # what the kills left half-written is gone
 
 
-def test_sigterm_saves_exits_0_and_says_how_to_resume(tmp_path):
+@pytest.mark.parametrize('number, workers', [(signal.SIGTERM, 2), (signal.SIGINT, 2)])
+def test_a_signal_saves_exits_0_and_says_how_to_resume(tmp_path, number, workers):
     endless = (*TINY, '--config.train.epochs=1000', '--config.train.steps_per_epoch=50',
-               f'--workdir={tmp_path / "run"}')
-    process = start('train', *endless)
+               f'--config.runtime.workers={workers}', f'--workdir={tmp_path / "run"}')
+    process = start('train', *endless, start_new_session=True)
     for line in process.stdout:
         if progress.FIRST_UPDATE in line:
             break
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)  # as a terminal does: reading processes too
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
+    assert 'Traceback' not in output
     assert 'to resume, run again: ' in output and ' -m launch.train' in output
     state, place = state_of(tmp_path / 'run')
     assert f'stopped after update {place["step"]};' in output

@@ -5,6 +5,7 @@ alone and batch number n is a function of n: the place in the data is one intege
 the same for any number of workers, so a run may resume with another number of them.
 """
 
+import signal
 import threading
 import time
 
@@ -72,9 +73,15 @@ def train_batches(source, *, batch_size, seed, start=0, workers=0):
             # grain's workers read absl flags; a library's user may have none.
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=_leave_interrupts_to_parent,
         )
     return iter(batches)
+
+
+def _leave_interrupts_to_parent(worker, workers):
+    """A terminal's Ctrl-C reaches the whole group; only the trainer may answer it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def eval_batches(source, *, batch_size, index=0, count=1):
