@@ -45,3 +45,52 @@ def pixel_cross_entropy(logits, targets):
         logits.astype(jnp.float32), targets.astype(jnp.float32)
     )
     return jnp.mean(loss, axis=tuple(range(1, loss.ndim)))
+
+
+def cross_entropy(logits, targets, *, label_smoothing=0.0, class_weights=None):
+    """Cross-entropy of exclusive classes; soft targets (mixup) are welcome.
+
+    Args:
+        logits: [B, K].
+        targets: [B, K], rows that add up to 1.
+        label_smoothing: share of each target spread evenly over the K classes.
+        class_weights: [K], or None for ones; a row weighs the mean of its classes.
+
+    Returns:
+        [B] float32, in nats.
+    """
+    targets = targets.astype(jnp.float32)
+    smooth = targets * (1.0 - label_smoothing) + label_smoothing / targets.shape[-1]
+    losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), smooth)
+    if class_weights is None:
+        return losses
+    return losses * (targets @ jnp.asarray(class_weights, jnp.float32))
+
+
+def known_binary_cross_entropy(
+    logits, targets, *, label_smoothing=0.0, class_weights=None
+):
+    """Binary cross-entropy of findings, averaged over those that are known.
+
+    An unknown label is NaN: it adds no loss and no gradient. An example of which
+    nothing is known has loss 0.
+
+    Args:
+        logits: [B, K].
+        targets: [B, K] in [0, 1], or NaN.
+        label_smoothing: share of each target drawn towards 1/2.
+        class_weights: [K] factors of the losses of present findings, or None.
+
+    Returns:
+        [B] float32, in nats.
+    """
+    known = ~jnp.isnan(targets)
+    # Chosen before the loss: NaN * 0 is NaN, in the gradient too.
+    targets = jnp.where(known, targets, 0.0).astype(jnp.float32)
+    smooth = targets * (1.0 - label_smoothing) + label_smoothing / 2
+    losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), smooth)
+    if class_weights is not None:
+        weights = jnp.asarray(class_weights, jnp.float32)
+        losses *= 1.0 + targets * (weights - 1.0)
+    counts = jnp.maximum(known.sum(axis=-1), 1)
+    return jnp.where(known, losses, 0.0).sum(axis=-1) / counts

@@ -7,6 +7,7 @@ happens to an example does not depend on which device it lies on.
 import jax
 import jax.numpy as jnp
 
+from jaxmed.errors import ConfigError
 from jaxmed.types import View
 
 
@@ -149,6 +150,89 @@ def make_field_stop(*, probability):
     def augment(keys, batch):
         inputs, targets = jax.vmap(change)(keys, batch['inputs'], batch['targets'])
         return batch | {'inputs': inputs, 'targets': targets}
+
+    return augment
+
+
+def mirror_sides(keys, batch):
+    """Mirrors left and right of the inputs [B, H, W, C] in half of all cases.
+
+    Paper 003 does it. On a chest it puts the heart on the other side, where it is
+    only in dextrocardia: a network that learns from it can't tell the two apart.
+    """
+    draws = jax.vmap(jax.random.bernoulli)(keys)
+    inputs = jax.vmap(lambda x, d: _mirror(x, d, 1))(batch['inputs'], draws)
+    return batch | {'inputs': inputs}
+
+
+def make_affine(*, turn_deg, scale, shift):
+    """Builds small turns, zooms and shifts of the inputs [B, H, W, C], bilinear.
+
+    What comes in from outside of the picture repeats its edge.
+
+    Args:
+        turn_deg: largest angle to both sides, in degrees.
+        scale: half-width of the log of the zoom, and of that of width over height.
+        shift: largest shift along each side, as a share of it.
+    """
+
+    def change(key, x):
+        draws = jax.random.uniform(key, (5,), minval=-1.0, maxval=1.0)
+        angle = jnp.deg2rad(turn_deg) * draws[0]
+        zoom, stretch = jnp.exp(scale * draws[1]), jnp.exp(scale / 2 * draws[2])
+        height, width, _ = x.shape
+        down_px, right_px = shift * height, shift * width
+        rows = jnp.arange(height) - (height - 1) / 2
+        columns = jnp.arange(width) - (width - 1) / 2
+        rows = (rows / (zoom * stretch))[:, None]
+        columns = (columns * stretch / zoom)[None, :]
+        cosine, sine = jnp.cos(angle), jnp.sin(angle)
+        places = jnp.stack([
+            cosine * rows - sine * columns + (height - 1) / 2 + draws[3] * down_px,
+            sine * rows + cosine * columns + (width - 1) / 2 + draws[4] * right_px,
+        ])
+        # The last row and column are met by weight 0 only.
+        last = jnp.array([height - 1.0, width - 1.0])[:, None, None]
+        places = jnp.clip(places, 0.0, last)
+        low = jnp.minimum(jnp.floor(places), last - 1).astype(jnp.int32)
+        down, right = (places - low)[..., None]
+        flat = x.reshape(-1, x.shape[-1])
+        corner = low[0] * width + low[1]
+        above = flat[corner] * (1 - right) + flat[corner + 1] * right
+        below = flat[corner + width] * (1 - right) + flat[corner + width + 1] * right
+        return above * (1 - down) + below * down
+
+    def augment(keys, batch):
+        return batch | {'inputs': jax.vmap(change)(keys, batch['inputs'])}
+
+    return augment
+
+
+def make_mixup(*, alpha):
+    """Builds mixup (Zhang et al. 2018): blends of two examples and of their targets.
+
+    Neighbours in the batch are partners, so that a blend does not depend on how many
+    devices share it; each must hold an even number of examples. A finding that is
+    unknown (NaN) in one of the two is unknown in the blend.
+
+    Args:
+        alpha: of the Beta distribution of an example's own share.
+    """
+
+    def augment(keys, batch):
+        size = len(batch['inputs'])
+        if size % 2:
+            raise ConfigError(
+                'train.batch_size', f'mixup needs pairs, a device gets {size} examples'
+            )
+        partners = jnp.arange(size) ^ 1
+        own = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
+
+        def blend(x):
+            share = own.reshape(-1, *[1] * (x.ndim - 1))
+            return x * share + x[partners] * (1 - share)
+
+        return batch | {name: blend(batch[name]) for name in ('inputs', 'targets')}
 
     return augment
 

@@ -52,3 +52,42 @@ def test_losses_of_bfloat16_logits_are_float32():
         assert loss(logits, targets).dtype == jnp.float32
         grads = jax.grad(lambda x: loss(x, targets).sum())(logits)
         assert np.isfinite(np.asarray(grads, np.float32)).all()
+
+
+def test_cross_entropy_weighs_smooths_and_takes_soft_targets():
+    logits = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))
+    targets = jnp.eye(3)[jnp.array([1, 2])]
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits, targets), -np.log([0.3, 0.8]), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits, targets, class_weights=(9.0, 2.0, 0.5)),
+        -np.log([0.3, 0.8]) * [2.0, 0.5], rtol=1e-5,
+    )
+    smoothed = losses.cross_entropy(logits, targets, label_smoothing=0.3)
+    expected = -(np.log([0.5, 0.3, 0.2]) @ [0.1, 0.8, 0.1])
+    np.testing.assert_allclose(smoothed[0], expected, rtol=1e-5)
+    blend = losses.cross_entropy(logits, jnp.array([[0.25, 0.75, 0.0]] * 2))
+    np.testing.assert_allclose(
+        blend[0], -(np.log([0.5, 0.3]) @ [0.25, 0.75]), rtol=1e-5
+    )
+
+
+def test_unknown_findings_bring_neither_loss_nor_gradient():
+    logits = jnp.array([[0.0, 3.0, -1.0], [2.0, 2.0, 2.0]])
+    targets = jnp.array([[1.0, jnp.nan, 0.0], [jnp.nan] * 3])
+    values = losses.known_binary_cross_entropy(logits, targets)
+    expected = (np.log(2) + np.log1p(np.exp(-1))) / 2
+    np.testing.assert_allclose(values, [expected, 0.0], rtol=1e-6)
+    grads = jax.grad(
+        lambda x: losses.known_binary_cross_entropy(x, targets).sum())(logits)
+    known = [[-0.25, 0, 1 / (1 + np.e) / 2], [0, 0, 0]]
+    np.testing.assert_allclose(grads, known, rtol=1e-5)
+    # Weights are of present findings; smoothing draws to 1/2.
+    weighted = losses.known_binary_cross_entropy(
+        logits, targets, class_weights=(4.0, 1.0, 9.0))
+    expected = (4 * np.log(2) + np.log1p(np.exp(-1))) / 2
+    np.testing.assert_allclose(weighted[0], expected, rtol=1e-6)
+    smoothed = losses.known_binary_cross_entropy(logits, targets, label_smoothing=0.2)
+    expected = (np.log(2) + np.log1p(np.exp(-1)) + 0.1) / 2
+    np.testing.assert_allclose(smoothed[0], expected, rtol=1e-6)

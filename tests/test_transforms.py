@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmed import transforms
+from jaxmed.errors import ConfigError
 
 
 def batch_of(size=6, count=64):
@@ -103,3 +104,59 @@ def test_a_shift_moves_image_and_mask_alike_by_whole_steps():
     # Half stay, and of the others one in sixteen by chance.
     stay = 0.5 + 0.5 / 16
     assert abs(seen.count(image.tobytes()) / 200 - stay) < 4 * (stay**2 / 200) ** 0.5
+
+
+def test_a_mirrored_side_swaps_left_and_right_alone_and_no_target():
+    batch = batch_of()
+    out = transforms.mirror_sides(keys_of(), batch)
+    seen = {np.asarray(image).tobytes() for image in out['inputs']}
+    image = np.asarray(batch['inputs'][0])
+    assert seen == {image.tobytes(), np.ascontiguousarray(image[:, ::-1]).tobytes()}
+    np.testing.assert_array_equal(out['targets'], batch['targets'])
+
+
+def test_an_affine_of_nothing_is_the_identity_and_keeps_a_plane_a_plane():
+    batch = batch_of(size=9)
+    still = transforms.make_affine(turn_deg=0.0, scale=0.0, shift=0.0)
+    np.testing.assert_allclose(
+        still(keys_of(), batch)['inputs'], batch['inputs'], atol=1e-5)
+    rows, columns = jnp.meshgrid(jnp.arange(41.0), jnp.arange(31.0), indexing='ij')
+    batch = {'inputs': jnp.repeat((2 * rows + 3 * columns)[None, ..., None], 64, 0)}
+    moved = transforms.make_affine(turn_deg=20.0, scale=0.2, shift=0.1)
+    inner = np.asarray(moved(keys_of(), batch)['inputs'])[:, 15:26, 12:19, 0]
+    # Bilinear sampling of a plane is exact: slopes are the same everywhere.
+    for axis in (1, 2):
+        slopes = np.diff(inner, axis=axis)
+        assert np.ptp(slopes, axis=(1, 2)).max() < 1e-3
+        assert np.ptp(slopes[:, 0, 0]) > 0.5  # and differ between examples
+    centre = inner[:, 5, 3] - (2 * 20 + 3 * 15)  # shifts of up to 4.1 and 3.1 pixels
+    assert 4 < np.abs(centre).max() < 2 * 4.1 * 1.3 + 3 * 3.1 * 1.3
+
+
+def test_mixup_blends_partners_and_their_targets_alike():
+    count = 64
+    values = jnp.arange(count, dtype=jnp.float32)
+    batch = {
+        'inputs': values[:, None, None, None] * jnp.ones((count, 2, 2, 1)),
+        'targets': jnp.stack([values, jnp.where(values == 6, jnp.nan, 0.0)], axis=-1),
+    }
+    out = transforms.make_mixup(alpha=1.0)(keys_of(), batch)
+    blended = np.asarray(out['inputs'][:, 0, 0, 0])
+    np.testing.assert_allclose(out['targets'][:, 0], blended, rtol=1e-6)
+    own = np.abs(blended - (np.arange(count) ^ 1))  # partners differ by 1
+    assert 0 <= own.min() < 0.1 and 0.9 < own.max() <= 1
+    assert set(np.flatnonzero(np.isnan(out['targets'][:, 1]))) == {6, 7}
+    # Two devices of half the batch each do the same.
+    halves = [
+        transforms.make_mixup(alpha=1.0)(
+            keys_of()[part], {name: value[part] for name, value in batch.items()})
+        for part in (slice(32), slice(32, None))
+    ]
+    joined = jnp.concatenate([half['inputs'] for half in halves])
+    np.testing.assert_array_equal(joined, out['inputs'])
+
+
+def test_mixup_needs_pairs():
+    batch = {'inputs': jnp.zeros((3, 2, 2, 1)), 'targets': jnp.zeros((3, 2))}
+    with pytest.raises(ConfigError, match='needs pairs'):
+        transforms.make_mixup(alpha=1.0)(keys_of(3), batch)
