@@ -20,6 +20,7 @@ _SOURCE = flags.DEFINE_string('source', None, 'Folder with the raw files.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for the records.')
 _SPLITS = flags.DEFINE_string('splits', '0.8,0.1,0.1', 'Shares of train,valid,test.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the split.')
+_FOLD = flags.DEFINE_integer('fold', 0, 'With test share 0.2: 0 to 4 test all.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace the output folder.')
 flags.mark_flags_as_required(['config', 'layout', 'source', 'output'])
 
@@ -34,7 +35,7 @@ def main(argv):
     manifest = records.write_records(
         task.sources[_LAYOUT.value](Path(_SOURCE.value)), _OUTPUT.value,
         task=config['task_name'], fractions=fractions,
-        seed=_SEED.value, overwrite=_OVERWRITE.value,
+        seed=_SEED.value, fold=_FOLD.value, overwrite=_OVERWRITE.value,
     )
     for name, split in manifest['splits'].items():
         print(f'{name:6}{split["records"]:7} records{split["cases"]:7} cases'

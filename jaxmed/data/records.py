@@ -33,16 +33,18 @@ CASES = 'cases.csv'
 SHARD_BYTES = 256 << 20  # large enough to read in one sweep, small enough to copy
 
 
-def split_of(patient_id, *, fractions, seed):
+def split_of(patient_id, *, fractions, seed, fold=0):
     """Names the split a patient belongs to, by hash: no state, no order.
 
     Args:
         patient_id: str.
         fractions: three shares (train, valid, test) that add up to 1.
         seed: another seed draws another split.
+        fold: moves the splits on by that many shares of test, around: with 0.2 for
+            the test, every patient is in the test of one of the folds 0 to 4.
     """
     digest = hashlib.sha256(f'{seed}:{patient_id}'.encode()).digest()
-    draw = int.from_bytes(digest[:8], 'big') / 2.0**64
+    draw = (int.from_bytes(digest[:8], 'big') / 2.0**64 + fold * fractions[2]) % 1.0
     for split, share in zip(SPLITS, fractions):
         draw -= share
         if draw < 0:
@@ -96,7 +98,9 @@ class _Shards:
             self.shards[-1]['sha256'] = _sha256(self.folder / self.shards[-1]['file'])
 
 
-def write_records(records, folder, *, task, fractions, seed, overwrite=False):
+def write_records(
+    records, folder, *, task, fractions, seed, fold=0, overwrite=False
+):
     """Writes records into `folder`, which appears complete or not at all.
 
     Args:
@@ -104,7 +108,7 @@ def write_records(records, folder, *, task, fractions, seed, overwrite=False):
         folder: the target; must not exist unless `overwrite`.
         task: name of the task the records are for.
         fractions: shares of train, valid, test.
-        seed: of the split.
+        seed, fold: of the split, see split_of.
         overwrite: replace what is there.
 
     Returns:
@@ -124,7 +128,7 @@ def write_records(records, folder, *, task, fractions, seed, overwrite=False):
     try:
         _remove_leftovers(folder)
         partial.mkdir(parents=True)
-        manifest = _write_all(records, partial, task, fractions, seed, folder)
+        manifest = _write_all(records, partial, task, fractions, seed, fold, folder)
         if folder.exists():
             os.replace(folder, old)
         os.replace(partial, folder)
@@ -156,7 +160,7 @@ def _remove_leftovers(folder):
             pass  # not ours
 
 
-def _write_all(records, partial, task, fractions, seed, folder):
+def _write_all(records, partial, task, fractions, seed, fold, folder):
     shards = {split: _Shards(partial, split) for split in SPLITS}
     cases, seen, first = {}, set(), None
     for record in records:
@@ -174,7 +178,9 @@ def _write_all(records, partial, task, fractions, seed, folder):
             )
         first = shapes
         seen.add(record['example_id'])
-        split = split_of(record['patient_id'], fractions=fractions, seed=seed)
+        split = split_of(
+            record['patient_id'], fractions=fractions, seed=seed, fold=fold
+        )
         shards[split].write(serialization.msgpack_serialize(record))
         case = (
             split, record['case_id'], record['patient_id'], record.get('content_id', '')
@@ -183,8 +189,8 @@ def _write_all(records, partial, task, fractions, seed, folder):
     if not seen:
         raise RecordError(folder, 'the source holds no example')
     manifest = {
-        'schema': SCHEMA, 'task': task, 'seed': seed, 'fractions': list(fractions),
-        'splits': {},
+        'schema': SCHEMA, 'task': task, 'seed': seed, 'fold': fold,
+        'fractions': list(fractions), 'splits': {},
     }
     for (split, writer), share in zip(shards.items(), fractions):
         writer.close()

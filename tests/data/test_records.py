@@ -150,3 +150,18 @@ def test_the_fingerprint_tells_prepared_data_apart(examples, tmp_path):
         write(examples, tmp_path / name, seed=seed)
     a, b, c = (records.fingerprint(tmp_path / name) for name in 'abc')
     assert a == b != c
+
+
+def test_folds_put_every_patient_into_the_test_once():
+    patients = [f'p{number}' for number in range(2000)]
+    fractions = (0.7, 0.1, 0.2)
+    sides = np.array([[
+        records.split_of(patient, fractions=fractions, seed=3, fold=fold)
+        for fold in range(5)
+    ] for patient in patients])
+    assert ((sides == 'test').sum(axis=1) == 1).all()
+    # Each split keeps its share in each fold: 0.1 of 2000, 13 being one sigma.
+    assert (abs((sides == 'valid').sum(axis=0) - 200) < 60).all()
+    assert list(sides[:, 0]) == [
+        records.split_of(patient, fractions=fractions, seed=3) for patient in patients
+    ]
