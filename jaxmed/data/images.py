@@ -38,6 +38,7 @@ _DECODERS = {
 }
 _SIXTEEN_BIT = ('I;16', 'I;16L', 'I;16B', 'I;16N')
 _LIMITLESS = ('I', 'F')  # 32 bit: no white level to scale by
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # tag of a TIFF and one of its values
 
 # A grey picture saved as a colour JPEG has channels that differ by a few levels.
 _COLOUR_LEVELS = 64
@@ -86,8 +87,31 @@ def read_grey(path, *, max_pixels):
     return _read(path, max_pixels, _to_grey)
 
 
-def find_images(folder):
+def read_levels(path, *, max_pixels):
+    """Reads a picture without a loss of levels: for what is scaled by its own range.
+
+    As `read_image`, but grey stays grey and 16-bit grey keeps its 16 bits (a TIFF in
+    which 0 is white is inverted). Transparency is laid on black, what a radiograph
+    shows where nothing is. Of 16-bit colour Pillow keeps the high byte.
+
+    Returns:
+        (levels, format): uint8 or uint16 [H, W], or uint8 [H, W, 3] RGB; 'JPEG',
+        'PNG', 'BMP' or 'TIFF'.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    return _read(path, max_pixels, _to_levels)
+
+
+def find_images(folder, *, suffixes=SUFFIXES, recognise=None):
     """Files with an image's suffix below `folder`, sorted; hidden ones are skipped.
+
+    Args:
+        folder: to be searched, folders in it included.
+        suffixes: in lower case; a file's may be in any.
+        recognise: path of any other file -> whether it is an image all the same;
+            None leaves these out.
 
     Returns:
         list of Path, at least one.
@@ -95,6 +119,11 @@ def find_images(folder):
     Raises:
         ImageError: no such folder, an unreadable one, or no image in it.
     """
+    def is_image(path):
+        if path.suffix.lower() in suffixes:
+            return True
+        return recognise is not None and recognise(path)
+
     def fail(error):
         raise ImageError(error.filename, error.strerror)
 
@@ -102,12 +131,10 @@ def find_images(folder):
     # Links to folders aren't followed: they may lead round in a circle.
     for parent, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith('.')]
-        found += [
-            Path(parent, name) for name in names
-            if not name.startswith('.') and name.lower().endswith(SUFFIXES)
-        ]
+        paths = [Path(parent, name) for name in names if not name.startswith('.')]
+        found += [path for path in paths if is_image(path)]
     if not found:
-        raise ImageError(folder, f'no images ({" ".join(SUFFIXES)})')
+        raise ImageError(folder, f'no images ({" ".join(suffixes)})')
     return sorted(found)
 
 
@@ -147,17 +174,15 @@ def _decode(image, path, max_pixels, convert):
         raise ImageError(path, '32 bits a channel, at most 16 can be read')
     # libtiff, which decodes compressed TIFFs, prints what it finds wrong.
     compressed = any(tile.codec_name == 'libtiff' for tile in image.tile)
-    with _silent_stderr() if compressed else contextlib.nullcontext():
+    with silent_stderr() if compressed else contextlib.nullcontext():
         image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BIT:
-        levels = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    kind, image = image.format, ImageOps.exif_transpose(image)
+    image.format = kind  # a copy has forgotten it
     return convert(image, path)
 
 
 @contextlib.contextmanager
-def _silent_stderr():
+def silent_stderr():
     """Nothing is printed, by C libraries either; for moments, it is the process's."""
     with _STDERR_LOCK:
         kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -170,7 +195,32 @@ def _silent_stderr():
             os.close(nowhere)
 
 
+def _to_levels(image, path):
+    if image.mode in _SIXTEEN_BIT:
+        levels = np.asarray(image).astype(np.uint16)
+        if image.getexif().get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            levels = 65535 - levels  # Pillow turns 8 bits about, not 16
+        return levels, image.format
+    kind = image.format
+    if image.has_transparency_data:
+        black = Image.new('RGBA', image.size, 'black')
+        image = Image.alpha_composite(black, image.convert('RGBA')).convert(
+            'L' if image.mode in ('L', 'LA', 'La', '1') else 'RGB')
+    if image.mode == '1':
+        image = image.convert('L')
+    return np.array(image if image.mode == 'L' else image.convert('RGB')), kind
+
+
+def _eight_bits(image):
+    """Sixteen bits are scaled to eight; other pictures stay as they are."""
+    if image.mode not in _SIXTEEN_BIT:
+        return image
+    levels = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+
+
 def _to_rgb(image, path):
+    image = _eight_bits(image)
     if image.has_transparency_data:
         white = Image.new('RGBA', image.size, 'white')
         image = Image.alpha_composite(white, image.convert('RGBA'))
@@ -178,6 +228,7 @@ def _to_rgb(image, path):
 
 
 def _to_grey(image, path):
+    image = _eight_bits(image)
     if image.mode in ('L', 'LA'):
         return np.array(image.getchannel('L'))
     pixels = np.array(image.convert('RGB'))

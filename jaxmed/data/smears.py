@@ -4,13 +4,13 @@ A layout module (`sigtuple`, `zheng`) says which file is whose mask and what a m
 grey levels mean; tiles, ids, groups and checks are the same for all and live here.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
 import numpy as np
 
-from jaxmed.data import images, overlaps
+from jaxmed.data import identity, images, overlaps
+from jaxmed.data.identity import content_id
 from jaxmed.errors import ConfigError, ImageError
 from jaxmed.smear.windows import window_starts
 
@@ -45,7 +45,7 @@ def read_pairs(pairs, read_mask, *, root, tile, max_pixels, group_pattern):
             image, two images of one name, a name without the pattern.
         ConfigError: a pattern that is no regular expression with a group.
     """
-    cases = [_case_id(image_path, root) for image_path, _ in pairs]
+    cases = [identity.case_id(image_path, root) for image_path, _ in pairs]
     seen = set()
     for (path, _), case in zip(pairs, cases):
         if case in seen:
@@ -117,7 +117,7 @@ def find_unlabelled(path):
     """
     path = Path(path)
     if not path.is_dir():
-        return [(path, _printable(path.stem))]
+        return [(path, identity.printable(path.stem))]
     found = images.find_images(path)
     photographs = {p.with_suffix('') for p in found if p.suffix.lower() == '.bmp'}
     smears = [
@@ -127,10 +127,7 @@ def find_unlabelled(path):
     ]
     if not smears:
         raise ImageError(path, f'no images but masks (*{MASK_ENDING}.*)')
-    cases = [_case_id(p, path) for p in smears]
-    if len(set(cases)) < len(cases):
-        cases = [_printable(p.relative_to(path).as_posix()) for p in smears]
-    return list(zip(smears, cases))
+    return list(zip(smears, identity.case_ids(smears, path)))
 
 
 def read_one(path, *, case_id, max_pixels):
@@ -165,23 +162,10 @@ def read_unlabelled(path, *, max_pixels):
         yield read_one(image_path, case_id=case, max_pixels=max_pixels)
 
 
-def content_id(image):
-    """16 hex digits of the SHA-256 of an image's size and pixels.
-
-    The same for two files of different names, folders or lossless formats; not for a
-    picture saved as a JPEG again, nor for two crops of one smear.
-    """
-    digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image))
-    return digest.hexdigest()[:16]
-
-
 def group(contents, cases, names, same):
     """Patient ids: images that share pixels, a name, a pattern or a spot are a group.
 
-    Sharing is transitive. The id is the smallest content id of the group: a function
-    of pixels, so a smear prepared twice, in two data sets, has one id. An image that
-    joins or leaves its group may change the id.
+    Sharing is transitive; for the id see `identity.join`.
 
     Args:
         contents: content ids, one per image.
@@ -192,34 +176,11 @@ def group(contents, cases, names, same):
     Returns:
         list of str, one per image.
     """
-    parents = list(range(len(contents)))
-
-    def find(i):
-        while parents[i] != i:
-            parents[i] = i = parents[parents[i]]
-        return i
-
-    first = {}
-    for i, (content, case, name) in enumerate(zip(contents, cases, names)):
-        keys = [('content', content), ('stem', case.rpartition('/')[2])]
-        for key in keys + [('name', name)] * bool(name):
-            parents[find(i)] = find(first.setdefault(key, i))
-    for i, j in same:
-        parents[find(i)] = find(j)
-    patients = {}
-    for i, content in enumerate(contents):
-        patients[find(i)] = min(content, patients.get(find(i), content))
-    return [patients[find(i)] for i in range(len(contents))]
-
-
-def _case_id(path, root):
-    return _printable(path.relative_to(root).with_suffix('').as_posix())
-
-
-def _printable(name):
-    """A file's name may be any bytes; an id is printed, saved and drawn."""
-    name = name.encode(errors='backslashreplace').decode()
-    return ''.join(c if c.isprintable() and c != '\\' else '_' for c in name)
+    keys = [
+        [('stem', case.rpartition('/')[2])] + [('name', name)] * bool(name)
+        for case, name in zip(cases, names)
+    ]
+    return identity.join(contents, keys, same)
 
 
 def _names(cases, pairs, group_pattern):
