@@ -8,11 +8,12 @@ kernel gradients, but shares the other forms, which only leave work out.
 
 import functools
 import math
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 # Images of fewer pixels share one matrix product: alone they are too little work.
@@ -108,11 +109,12 @@ def _gradient_by_kernel(inputs, kernel, grad, strides, padding):
     return lax.platform_dependent(inputs, grad, cpu=products, default=native)
 
 
-def _interleave(quarters):
-    """Four [B, H, W, C] -> [B, 2H, 2W, C], one to each pixel of a 2x2 window."""
-    batch, height, width, channels = quarters[0].shape
-    rows = [jnp.stack(quarters[r : r + 2], axis=3) for r in (0, 2)]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
+def _interleave(phases):
+    """n rows of n [B, H, W, C] -> [B, nH, nW, C], one to each pixel of n x n."""
+    batch, height, width, channels = phases[0][0].shape
+    rows = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
+    sides = len(phases) * height, len(phases) * width
+    return rows.reshape(batch, *sides, channels)
 
 
 @jax.custom_vjp
@@ -135,10 +137,11 @@ def convolve_upsampled(inputs, kernel):
     kernel = kernel.reshape(2, 2, 2, 2, channels, features).transpose(0, 2, 4, 1, 3, 5)
     kernel = kernel.reshape(2, 2, channels, 4 * features)
     phases = jnp.split(_convolve(inputs, kernel, (1, 1), _ONE_EACH_SIDE), 4, axis=-1)
-    starts = [(r, s) for r in (0, 1) for s in (0, 1)]
-    return _interleave(
-        [x[:, r : r + height, s : s + width] for x, (r, s) in zip(phases, starts)]
-    )
+    phases = [
+        [phases[2 * r + s][:, r : r + height, s : s + width] for s in (0, 1)]
+        for r in (0, 1)
+    ]
+    return _interleave(phases)
 
 
 def _convolve_upsampled_backward(residuals, grad):
@@ -165,28 +168,32 @@ class Conv(nn.Module):
         kernel_size: (kh, kw).
         dtype: what to compute in; parameters are float32.
         strides: (down, right).
-        padding: 'SAME' or 'VALID'.
+        padding: 'SAME', 'VALID' or ((top, bottom), (left, right)) in pixels.
         use_bias: whether to add a bias to each feature.
+        kernel_init: (key, shape) -> the first kernel.
     """
 
     features: int
     kernel_size: Sequence[int]
     dtype: Any
     strides: Sequence[int] = (1, 1)
-    padding: str = 'SAME'
+    padding: str | Sequence[tuple[int, int]] = 'SAME'
     use_bias: bool = True
+    kernel_init: Callable[..., jax.Array] = nn.initializers.glorot_uniform()
 
     @nn.compact
     def __call__(self, inputs) -> jax.Array:
         """[B, H, W, C] -> [B, H', W', features] of type `dtype`."""
         size, strides = tuple(self.kernel_size), tuple(self.strides)
         shape = (*size, inputs.shape[-1], self.features)
-        kernel = self.param('kernel', nn.initializers.glorot_uniform(), shape)
+        kernel = self.param('kernel', self.kernel_init, shape)
         inputs, kernel = inputs.astype(self.dtype), kernel.astype(self.dtype)
         if size == strides == (1, 1):
             outputs = inputs @ kernel[0, 0]
         else:
-            pads = lax.padtype_to_pads(inputs.shape[1:3], size, strides, self.padding)
+            pads = self.padding
+            if isinstance(pads, str):
+                pads = lax.padtype_to_pads(inputs.shape[1:3], size, strides, pads)
             # custom_vjp needs hashable arguments: plain integers in tuples.
             pads = tuple((int(low), int(high)) for low, high in pads)
             outputs = convolve(inputs, kernel, strides, pads)
@@ -234,31 +241,95 @@ class UpsampleConcatConv(nn.Module):
         return outputs
 
 
-@jax.custom_vjp
-def max_pool(inputs):
-    """[B, 2H, 2W, C] -> [B, H, W, C], the maxima of 2x2 windows.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(inputs, size=2, stride=2, padding=0):
+    """The maxima of square windows; what no whole window covers is left out.
 
-    Of equal values the first takes the gradient.
+    Of equal values the first takes the gradient, as in PyTorch. XLA's own gradient
+    (select and scatter) runs on one core and takes longer than a convolution.
+
+    Args:
+        inputs: [B, H, W, C].
+        size: side of a window.
+        stride: pixels between windows, at most `size`.
+        padding: pixels added on each side, which never win; less than `size`.
+
+    Returns:
+        [B, H', W', C] with H' = (H + 2 * padding - size) // stride + 1.
     """
-    return _max_pool_forward(inputs)[0]
+    return _max_pool_forward(inputs, size, stride, padding)[0]
 
 
-def _max_pool_forward(inputs):
+def _max_pool_forward(inputs, size, stride, padding):
     # Backward must not ask which input equals the output: XLA may compute the input
     # anew, fused and so rounded in another way, and then none does.
-    outputs, *others = [inputs[:, r::2, s::2] for r in (0, 1) for s in (0, 1)]
+    if padding:
+        pads = [(0, 0, 0), (padding, padding, 0), (padding, padding, 0), (0, 0, 0)]
+        inputs = lax.pad(inputs, jnp.array(-jnp.inf, inputs.dtype), pads)
+    height, width = ((n - size) // stride + 1 for n in inputs.shape[1:3])
+    outputs, *others = [
+        inputs[:, r:, s:][:, ::stride, ::stride][:, :height, :width]
+        for r in range(size)
+        for s in range(size)
+    ]
     winner = jnp.zeros(outputs.shape, jnp.int8)
-    for index, quarter in enumerate(others, start=1):
-        winner = jnp.where(quarter > outputs, jnp.int8(index), winner)
-        outputs = jnp.maximum(outputs, quarter)
-    return outputs, winner
+    for index, other in enumerate(others, start=1):
+        winner = jnp.where(other > outputs, jnp.int8(index), winner)
+        outputs = jnp.maximum(outputs, other)
+    # An empty array tells backward the size of the input.
+    return outputs, (winner, inputs[..., :0])
 
 
-def _max_pool_backward(winner, grad):
-    return (_interleave([jnp.where(winner == index, grad, 0) for index in range(4)]),)
+def _max_pool_backward(size, stride, padding, residuals, grad):
+    # Pixel (stride * p + r, stride * q + s) is seen by the taps r, r + stride, ... and
+    # s, s + stride, ... of the windows p, p - 1, ... and q, q - 1, ...: one sum for
+    # each phase (r, s), where scattering would write each pixel several times.
+    winner, (height, width) = residuals[0], residuals[1].shape[1:3]
+    before = -(-size // stride) - 1  # windows ahead of p that still see a pixel of p
+    rows, columns = (-(-n // stride) for n in (height, width))
+
+    def pad(x):
+        pads = [(before, n - m, 0) for n, m in zip((rows, columns), x.shape[1:3])]
+        return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+
+    winner, grad = pad(winner), pad(grad)
+
+    def phase(r, s):
+        shares = []
+        for i, row in enumerate(range(r, size, stride)):
+            for j, column in enumerate(range(s, size, stride)):
+                won, share = (
+                    x[:, before - i :, before - j :][:, :rows, :columns]
+                    for x in (winner, grad)
+                )
+                shares.append(jnp.where(won == row * size + column, share, 0))
+        return sum(shares)
+
+    grad = _interleave([[phase(r, s) for s in range(stride)] for r in range(stride)])
+    return (grad[:, padding : height - padding, padding : width - padding],)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def adaptive_average_pool(inputs, size):
+    """[B, H, W, C] -> [B, size, size, C]: means of `size` x `size` shares of an image.
+
+    Share i goes from pixel floor(i * H / size) to before ceil((i + 1) * H / size), as
+    in PyTorch: shares of a size that does not divide overlap, and of an image smaller
+    than `size` they repeat its pixels.
+    """
+
+    def weights(pixels):
+        edges = np.arange(size + 1) * pixels
+        place, low, high = np.arange(pixels), edges[:-1] // size, -(-edges[1:] // size)
+        inside = (place >= low[:, None]) & (place < high[:, None])
+        return (inside / (high - low)[:, None]).astype(inputs.dtype)
+
+    if inputs.shape[1:3] == (size, size):
+        return inputs
+    rows, columns = map(weights, inputs.shape[1:3])
+    return jnp.einsum('bhwc,ph,qw->bpqc', inputs, rows, columns)
 
 
 class Dropout(nn.Module):

@@ -54,6 +54,7 @@ def values_and_gradients(module, params, *inputs):
         ((12, 11), 3, (3, 3), (2, 2), 'SAME'),
         ((12, 11), 3, (1, 1), (2, 2), 'SAME'),  # rows and columns no tap reaches
         ((23, 19), 3, (5, 3), (3, 2), 'SAME'),
+        ((23, 19), 3, (7, 5), (2, 4), ((3, 1), (2, 0))),  # pixels of each side
     ],
 )
 def test_conv_gives_the_values_and_gradients_of_flax(
@@ -155,6 +156,59 @@ def test_max_pool_gives_the_values_and_gradients_of_flax():
         for pool in (layers.max_pool, flax_pool)
     )
     np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    'height, width, size, stride, padding',
+    [
+        (7, 9, 3, 2, 0),
+        (8, 10, 3, 2, 0),  # the last row and column are in no window
+        (7, 8, 3, 2, 1),
+        (9, 7, 2, 2, 0),
+        (6, 8, 3, 1, 1),
+        (11, 13, 5, 3, 2),
+    ],
+)
+def test_overlapping_max_pool_gives_the_values_and_gradients_of_flax(
+    height, width, size, stride, padding
+):
+    inputs = normal(0, 2, height, width, 3)
+
+    def flax_pool(inputs):
+        pads = ((padding, padding),) * 2
+        return nn.max_pool(inputs, (size, size), (stride, stride), pads)
+
+    weights = normal(1, *flax_pool(inputs).shape)
+    pools = (lambda x: layers.max_pool(x, size, stride, padding)), flax_pool
+    np.testing.assert_array_equal(*(pool(inputs) for pool in pools))
+    actual, expected = (
+        jax.jit(jax.grad(lambda x: jnp.sum(pool(x) * weights)))(inputs)
+        for pool in pools
+    )
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_overlapping_max_pool_adds_up_what_several_windows_send_back():
+    # Columns 0-2 and 2-4; the 5 wins in both, and of the two 1s the first.
+    image = jnp.array([[1.0, 1, 5, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+    image = image[None, :, :, None]
+    outputs, vjp = jax.vjp(lambda x: layers.max_pool(x, 3, 2), image)
+    np.testing.assert_array_equal(outputs[0, :, :, 0], [[5.0, 5.0]])
+    (grad,) = vjp(jnp.array([10.0, 1.0]).reshape(outputs.shape))
+    np.testing.assert_array_equal(grad[0, 0, :, 0], [0, 0, 11, 0, 0])
+    assert not np.any(grad[0, 1:])
+
+
+def test_adaptive_average_pool_takes_shares_that_overlap_or_repeat():
+    row = jnp.array([1.0, 2, 4, 8, 16])
+    image = jnp.broadcast_to(row[None, None, :, None], (1, 3, 5, 1))
+    # Floor and ceiling of 0, 5/3, 10/3, 5: columns 0-1, 1-3 and 3-4.
+    pooled = layers.adaptive_average_pool(image, 3)
+    expected = np.broadcast_to([1.5, 14 / 3, 12], (3, 3))
+    np.testing.assert_allclose(pooled[0, :, :, 0], expected, rtol=1e-6)
+    repeated = layers.adaptive_average_pool(image[:, :1, :2], 4)
+    expected = np.broadcast_to([1.0, 1, 2, 2], (4, 4))
+    np.testing.assert_allclose(repeated[0, :, :, 0], expected, rtol=1e-6)
 
 
 def drop(inputs, *, rate, axis_name=None, seed=0):
