@@ -1,20 +1,10 @@
 """A trained task on a split: rows -> cases -> report. Prediction, then counting."""
 
+import numpy as np
+
 from jaxmed import predict, report
+from jaxmed.data import pipeline
 from jaxmed.errors import RecordError
-
-
-class _Subset:
-    """Some records of a source, in order."""
-
-    def __init__(self, source, places):
-        self._source, self._places = source, places
-
-    def __len__(self):
-        return len(self._places)
-
-    def __getitem__(self, index):
-        return self._source[self._places[index]]
 
 
 def leave_out_seen(source, cases, *, split, seen_in):
@@ -49,41 +39,59 @@ def leave_out_seen(source, cases, *, split, seen_in):
     ]
     if not places:
         raise RecordError('records', 'all cases to be measured were trained on')
-    return _Subset(source, places), sorted(dropped)
+    return pipeline.Subset(source, places), sorted(dropped)
 
 
-def evaluate(tasks, members, sources, *, views, batch_size, resamples, seed):
-    """Measures a task and its baselines.
+def evaluate(data, *, views, batch_size, resamples, seed):
+    """Measures a task, its baselines and its probes.
 
     Args:
-        tasks: one Task per member; the first one counts.
-        members: sequence of weights.
-        sources: name of the data -> source; the first is reported on with baselines
-            and pictures, the others stand beside it.
+        data: name of the data -> list of (tasks, members, source). Several are
+            measured apart and counted together: the folds of a cross-validation.
+            The first name is reported on, with baselines, probes and pictures; the
+            others stand beside it.
         views: how many views of test-time augmentation.
         batch_size: examples at once.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
 
     Returns:
-        (list of report.Result, cases of the first, rows of the first).
+        (list of report.Result, name -> (cases, rows)).
+
+    Raises:
+        RecordError: a case comes twice in what is counted together.
     """
-    task = tasks[0]
-    split_rows = predict.make_split_rows(tasks, views=views)
-    results, first = [], None
-    for name, source in sources.items():
-        rows = split_rows(members, source, batch_size=batch_size)
+    results, measured = [], {}
+
+    def measure(source_name, name, **options):
+        rows = join([
+            predict.make_split_rows(tasks, **options)(
+                members, source, batch_size=batch_size
+            ) for tasks, members, source in data[name]
+        ])
+        task = data[name][0][0][0]
         cases = task.cases(rows)
-        results.append(report.Result('this model', name, report.summarise(
+        again, counts = np.unique(cases['case_id'], return_counts=True)
+        if counts.max() > 1:
+            raise RecordError('records', f'case {again[counts.argmax()]} comes twice')
+        results.append(report.Result(source_name, name, report.summarise(
             cases, task.metrics, resamples=resamples, seed=seed
         )))
-        if first is not None:
-            continue
-        first = cases, rows
-        for baseline, function in task.baselines.items():
-            rows_of = predict.make_split_rows([task], views=1, baseline=function)
-            cases = task.cases(rows_of(members, source, batch_size=batch_size))
-            results.append(report.Result(baseline, name, report.summarise(
-                cases, task.metrics, resamples=resamples, seed=seed
-            )))
-    return results, *first
+        return cases, rows
+
+    for name in data:
+        first, task = not measured, data[name][0][0][0]
+        measured[name] = measure('this model', name, views=views)
+        if first:
+            for baseline, function in task.baselines.items():
+                measure(baseline, name, views=1, baseline=function)
+            for probe, function in task.probes.items():
+                measure(probe, name, views=views, change=function)
+    return results, measured
+
+
+def join(parts):
+    """Rows, one after the other."""
+    return {
+        name: np.concatenate([rows[name] for rows in parts]) for name in parts[0]
+    }

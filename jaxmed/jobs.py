@@ -220,14 +220,17 @@ def evaluate_run(
                     f'{len(dropped)} cases are left out, since {Path(workdir).name} '
                     f'was trained on them: {", ".join(dropped[:10])}'
                 )
-    sources = {split: source}
+    data = {split: [(tasks, members, source)]}
     if split != 'train' and folder == own:
-        sources['train'] = records.open_records(own, 'train', task=name, verify=False)
-    results, cases, rows = evaluate.evaluate(
-        tasks, members, sources, resamples=settings['resamples'], seed=0,
+        data['train'] = [(tasks, members, records.open_records(
+            own, 'train', task=name, verify=False
+        ))]
+    results, measured = evaluate.evaluate(
+        data, resamples=settings['resamples'], seed=0,
         views=runs.check_views(tasks, settings['views'] if views is None else views),
         batch_size=config['runtime']['eval_batch_size'],
     )
+    cases, rows = measured[split]
     results.append(report.Result('paper', task.card.paper_data, {
         metric: {'value': value} for metric, value in task.card.paper.items()
     }))

@@ -23,13 +23,18 @@ def replicate(tree, devices=None):
     )
 
 
+def variables_of(weights):
+    """{'params', 'model_state'} -> what Linen's apply takes."""
+    return {'params': weights['params'], **weights['model_state']}
+
+
 def _make_forward(tasks, views):
     """(members, batch) -> (averaged probabilities, outputs of the first member)."""
 
     def forward(members, batch):
         first, parts = None, []
         for task, weights in zip(tasks, members, strict=True):
-            variables = {'params': weights['params'], **weights['model_state']}
+            variables = variables_of(weights)
             inputs = task.preprocess(batch)['inputs']
             for view in task.views[:views]:
                 outputs = task.model.apply(
@@ -58,7 +63,7 @@ def make_apply(tasks, *, views):
     return lambda members, batch: forward(members, batch)[0]
 
 
-def make_split_rows(tasks, *, views, baseline=None):
+def make_split_rows(tasks, *, views, baseline=None, change=None):
     """Builds a function that predicts every record of a split.
 
     Compiled once for all calls with the same batch size; runs on all local devices,
@@ -68,6 +73,7 @@ def make_split_rows(tasks, *, views, baseline=None):
         tasks: one Task per member; the first one makes the rows.
         views: as in make_apply.
         baseline: (raw batch) -> probabilities on the host, in place of the model.
+        change: (raw batch) -> raw batch on the host, before all else.
 
     Returns:
         (members, source, *, batch_size) -> Rows in the order of the records; the
@@ -85,6 +91,8 @@ def make_split_rows(tasks, *, views, baseline=None):
     baseline_rows = jax.jit(task.rows)
 
     def predict_batch(members, batch):
+        if change is not None:
+            batch = change(batch)
         arrays, strings = pipeline.split_strings(batch)
         if baseline is None:
             rows = compiled(
@@ -192,25 +200,43 @@ class Predictor:
         self._apply = jax.pmap(
             make_apply(tasks, views=views), in_axes=(None, 0), devices=self._devices
         )
+        self._explain = None if self.task.explain is None else jax.jit(
+            lambda weights, batch: self.task.explain(variables_of(weights), batch)
+        )
 
     def apply(self, batch):
-        """Probabilities of raw arrays [batch_size, ...], shared out over the devices.
+        """Probabilities of raw arrays [B, ...], shared out over the devices.
+
+        Each B is compiled for; where it does not divide, copies fill it up.
 
         Returns:
-            [batch_size, ...] on the first device; nothing waits.
+            [B, ...] on the first device; nothing waits.
         """
-        shared = jax.tree.map(
-            lambda x: x.reshape(len(self._devices), -1, *x.shape[1:]), batch
-        )
-        out = jax.device_put(self._apply(self._members, shared), self._devices[0])
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+        devices = len(self._devices)
+        size = len(jax.tree.leaves(batch)[0])
+
+        def share(x):
+            if size % devices:
+                filler = jnp.repeat(x[-1:], -size % devices, axis=0)
+                x = jnp.concatenate([x, filler])
+            return x.reshape(devices, -1, *x.shape[1:])
+
+        out = self._apply(self._members, jax.tree.map(share, batch))
+        out = jax.device_put(out, self._devices[0])
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], out)
 
     def predict(self, record):
         """The Finding of one record of any size."""
         probabilities = self.task.infer(
             self.apply, record, batch_size=self.batch_size
         )
-        return self.task.findings(record, probabilities)
+        if self._explain is None:
+            return self.task.findings(record, probabilities)
+        arrays, _ = pipeline.split_strings(pipeline.stack([record]))
+        maps = self._explain(self._members[0], arrays)
+        return self.task.findings(record, probabilities, jax.tree.map(
+            lambda x: np.asarray(x[0]), maps
+        ))
 
     def __call__(self, path):
         """Findings of a file, or a list of them for a folder; bad input raises."""

@@ -2,6 +2,7 @@
 
     config.json        what the run was started with; a resume must agree
     cases.csv          what it is trained on
+    calibration.json   what was fitted on the validation split afterwards, if anything
     checkpoints/       best and latest
     records/           phantom records, where the config names none
     events.*           TensorBoard
@@ -12,13 +13,14 @@ import json
 import os
 from pathlib import Path
 
-from jaxmed import predict
+from jaxmed import findings, predict
 from jaxmed.checkpoint import FOLDER, Checkpoints
 from jaxmed.data.records import CASES
 from jaxmed.errors import CheckpointError, ConfigError
 from jaxmed.tasks import TASKS
 
 CONFIG = 'config.json'
+CALIBRATION = 'calibration.json'
 FREE = ('runtime', 'evaluate')  # sections that do not change the parameters
 RECORDS = 'data.records'  # may move: their fingerprint is compared, not their place
 
@@ -67,6 +69,23 @@ def check_config(workdir, config):
         )
 
 
+def write_calibration(workdir, values):
+    """Keeps what Task.calibrate gave, for every later use of the run."""
+    data = json.dumps(values, sort_keys=True).encode()
+    findings.replace(Path(workdir) / CALIBRATION, data)
+
+
+def calibrated(task, workdir):
+    """The task with the run's calibration, or as it is where there is none."""
+    path = Path(workdir) / CALIBRATION
+    if task.calibrated is None or not path.is_file():
+        return task
+    try:
+        return task.calibrated(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(path, f'damaged: {error!r}') from None
+
+
 def has_begun(workdir):
     """Whether the run has a checkpoint."""
     folder = Path(workdir) / FOLDER
@@ -92,12 +111,10 @@ def write_run(workdir, config, *, records):
     }
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        for name, data in contents.items():
-            partial = workdir / f'.{name}.{os.getpid()}'
-            partial.write_bytes(data)
-            os.replace(partial, workdir / name)
     except OSError as error:
         raise ConfigError(workdir, f"can't be written: {error.strerror}") from None
+    for name, data in contents.items():
+        findings.replace(workdir / name, data)
 
 
 def read_config(workdir):
@@ -157,7 +174,8 @@ def load_members(workdirs, *, which='best', task_options=None):
                 f'a run of task {config["task_name"]!r}, not of {first["task_name"]!r}',
             )
         options = {'task': config['task'] | (task_options or {})}
-        tasks.append(make_task(config | options))
+        task = make_task(config | options)
+        tasks.append(calibrated(task, workdir))
         with Checkpoints(workdir, read_only=True) as checkpoints:
             weights, step = checkpoints.restore_weights(
                 predict.weights_spec(tasks[-1]), which=which

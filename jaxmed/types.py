@@ -83,3 +83,10 @@ class Task(NamedTuple):
     render: Callable[[Sequence[Record], Rows], np.ndarray]  # one case -> RGB picture
     infer: Callable[..., Any]  # (apply, record, *, batch_size) -> probabilities
     findings: Callable[[Record, Any], Finding]  # what infer gave -> what a user reads
+    # What only some tasks have; None or nothing leaves it out.
+    pretrained: Callable[..., Any] | None = None  # (path, weights, sha256=) -> weights
+    explain: Callable[[Any, Batch], Any] | None = None  # device; (variables, raw) -> maps
+    calibrate: Callable[[Rows], dict] | None = None  # cases of valid -> JSON values
+    calibrated: Callable[[dict], 'Task'] | None = None  # these values -> the same task
+    probes: Mapping[str, Callable[[Batch], Batch]] = {}  # changes of the raw batch
+    sections: Callable[..., list] | None = None  # cases, ... -> report.Section

@@ -4,6 +4,8 @@ import os
 
 import numpy as np
 
+from launch.benchmarks import serve
+
 
 def make(config, inputs, targets):
     malloc = os.environ.get('GLIBC_TUNABLES', 'plain')
@@ -17,3 +19,7 @@ def make(config, inputs, targets):
         raise SystemExit(3)
 
     return {'numpy': (train, forward)}
+
+
+if __name__ == '__main__':
+    serve(make)

@@ -17,6 +17,46 @@ from absl import flags
 from jaxmed.errors import ConfigError
 
 
+class Subset:
+    """Some records of a source, in order; a place may come several times."""
+
+    def __init__(self, source, places):
+        self._source, self._places = source, places
+
+    def __len__(self):
+        return len(self._places)
+
+    def __getitem__(self, index):
+        return self._source[self._places[index]]
+
+    def __repr__(self):  # grain logs it
+        return f'Subset({len(self)} records)'
+
+
+def balance(source):
+    """Repeats the records of rare classes until all classes are about as frequent.
+
+    Args:
+        source: random access to Records whose targets are one-hot, [K].
+
+    Returns:
+        Subset: each record round(most / n) times, n records being of its class and
+        `most` of the most frequent one.
+
+    Raises:
+        ConfigError: targets are not one class each.
+    """
+    classes = []
+    for place in range(len(source)):
+        targets = source[place]['targets']
+        if targets.ndim != 1 or sorted(targets.tolist())[-2:] != [0, 1]:
+            raise ConfigError('data.sampling', 'balanced needs one class per example')
+        classes.append(int(targets.argmax()))
+    counts = np.bincount(classes)
+    times = [round(counts.max() / counts[number]) for number in classes]
+    return Subset(source, np.repeat(np.arange(len(source)), times).tolist())
+
+
 def stack(records):
     """Stacks records field by field and adds `mask` [B] float32 of ones.
 

@@ -14,7 +14,9 @@ PREDICTED_COLOUR = (0, 220, 0)
 TRUTH_COLOUR = (255, 0, 255)
 
 
-def separate(probability, *, threshold, min_area_px, min_distance_px, neck_ratio):
+def separate(
+    probability, *, threshold, min_confidence, min_area_px, min_distance_px, neck_ratio
+):
     """Labels cells, touching ones separately; every foreground pixel keeps a label.
 
     The depth of a pixel is its distance to the background. A ridge of depth runs
@@ -31,6 +33,9 @@ def separate(probability, *, threshold, min_area_px, min_distance_px, neck_ratio
     Args:
         probability: [H, W] in [0, 1].
         threshold: probability from which on a pixel is foreground.
+        min_confidence: components of a smaller mean probability are dropped. Networks
+            are sure of most of a cell; of dust and of stain at the field's rim they
+            are unsure all over.
         min_area_px: smaller components are dropped; a smaller part of a component
             is merged with the neighbour it is joined to most broadly. Holes under
             a tenth of it are noise.
@@ -49,7 +54,8 @@ def separate(probability, *, threshold, min_area_px, min_distance_px, neck_ratio
     foreground |= (holes > 0) & (np.bincount(holes.ravel())[holes] < min_area_px / 10)
     parts, _ = ndimage.label(foreground, structure=np.ones((3, 3)))
     areas = np.bincount(parts.ravel())
-    foreground &= areas[parts] >= min_area_px
+    sums = np.bincount(parts.ravel(), np.asarray(probability, np.float64).ravel())
+    foreground &= ((areas >= min_area_px) & (sums >= min_confidence * areas))[parts]
     if foreground.all() or not foreground.any():  # no outline, so no depth
         return foreground.astype(np.int32)
 

@@ -37,8 +37,8 @@ LOSSES = {
 def make(
     *, colour, widths, dropout, batch_norm, num_classes, dtype, loss, augment,
     shift_px, colour_strength, field_stop, clean_threshold, tile, max_pixels,
-    group_pattern, threshold, min_area_px, min_distance_px, neck_ratio, boundary_px,
-    sweep, overlap_px, crop_threshold, crop_min_area_px, axis_name=None,
+    group_pattern, threshold, min_confidence, min_area_px, min_distance_px, neck_ratio,
+    boundary_px, sweep, overlap_px, crop_threshold, crop_min_area_px, axis_name=None,
 ) -> Task:
     """Builds the task. Keywords only, no defaults: the config states them all.
 
@@ -58,7 +58,8 @@ def make(
         group_pattern: regex whose first group in a file's name tells slide or
             patient; '' groups by content and name alone.
         threshold: probability from which on a pixel is cell.
-        min_area_px, min_distance_px, neck_ratio: of smear.cells.separate.
+        min_confidence, min_area_px, min_distance_px, neck_ratio: of
+            smear.cells.separate.
         boundary_px: tolerance of the boundary F1.
         sweep: how large pictures are predicted: 'windows' or 'crops' (the paper).
         overlap_px: of windows.
@@ -80,8 +81,9 @@ def make(
             'task.tile', f'{tile} is not a multiple of {2 ** (len(widths) - 1)}'
         )
     separate = partial(
-        cells.separate, threshold=threshold, min_area_px=min_area_px,
-        min_distance_px=min_distance_px, neck_ratio=neck_ratio,
+        cells.separate, threshold=threshold, min_confidence=min_confidence,
+        min_area_px=min_area_px, min_distance_px=min_distance_px,
+        neck_ratio=neck_ratio,
     )
     labelled = dict(tile=tile, max_pixels=max_pixels, group_pattern=group_pattern)
     steps = [{'flips': transforms.flip, 'turns': transforms.flip_and_turn}.get(augment)]

@@ -6,7 +6,6 @@ and threads, and takes its turn when told to.
 
 import contextlib
 import functools
-import importlib
 import json
 import os
 import subprocess
@@ -16,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-# Task -> module with make(config, inputs, targets) -> {name: (train step, forward)},
-# all of them blocking.
+# Task -> module that serves make(config, inputs, targets) -> {name: (train step,
+# forward)}, both blocking.
 RIVALS = {'white_blood_cell': 'launch.benchmarks.torch_unet'}
 MALLOC = 'GLIBC_TUNABLES'
 
@@ -43,7 +42,7 @@ def start(module, config, inputs, targets):
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         batch = Path(folder) / 'batch.npz'
         np.savez(batch, inputs=inputs, targets=targets)
-        command = [sys.executable, '-m', __name__, module, json.dumps(config), batch]
+        command = [sys.executable, '-m', module, json.dumps(config), batch]
         rivals = {}
         for suffix, environment in environments.items():
             process = stack.enter_context(subprocess.Popen(
@@ -66,12 +65,11 @@ def _take_turn(process, name, which):
         raise RuntimeError(f'{name} ended with code {process.wait()}')
 
 
-def serve(module, config, batch):
+def serve(make):
     """The rivals' side: makes them, names them, then runs what each line asks for."""
+    config, batch = sys.argv[1:]
     arrays = np.load(batch)
-    rivals = importlib.import_module(module).make(
-        json.loads(config), arrays['inputs'], arrays['targets']
-    )
+    rivals = make(json.loads(config), arrays['inputs'], arrays['targets'])
     print(json.dumps(list(rivals)), flush=True)
     for line in sys.stdin:
         name, which = json.loads(line)

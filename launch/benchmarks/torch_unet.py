@@ -1,5 +1,7 @@
 """Paper 002's U-Net and its training step as a PyTorch user would write them."""
 
+from launch.benchmarks import serve
+
 
 def build(*, channels, num_classes, widths, dropout, batch_norm):
     """The same network as jaxmed.models.unet.UNet, for NCHW float32."""
@@ -108,3 +110,7 @@ def _make(config, inputs, targets, device, half, layout):
         wait()
 
     return train, forward
+
+
+if __name__ == '__main__':
+    serve(make)

@@ -3,7 +3,9 @@ import pytest
 
 from jaxmed.smear import cells
 
-OPTIONS = dict(threshold=0.5, min_area_px=20, min_distance_px=5, neck_ratio=0.8)
+OPTIONS = dict(
+    threshold=0.5, min_confidence=0.0, min_area_px=20, min_distance_px=5, neck_ratio=0.8
+)
 
 
 def discs(*circles, size_hw=(96, 128)):
@@ -287,3 +289,15 @@ def test_small_pictures_are_enlarged(size_hw, factor):
     drawn = cells.draw(np.zeros((*size_hw, 3), np.uint8), labels)
     assert drawn.shape[1] == factor * size_hw[1]
     assert drawn.shape[0] > factor * size_hw[0]
+
+
+def test_what_the_network_is_unsure_of_all_over_is_no_cell():
+    probability = np.zeros((40, 80))
+    probability[10:30, 10:30] = 0.6  # sure in the middle only: mean 0.7
+    probability[15:25, 15:25] = 1.0
+    probability[10:30, 50:70] = 0.6  # sure of nearly all: mean 0.924
+    probability[11:29, 51:69] = 1.0
+    options = OPTIONS | {'min_confidence': 0.9}
+    labels = cells.separate(probability, **options)
+    assert labels.max() == 1 and (labels[10:30, 50:70] == 1).all()
+    assert cells.separate(probability, **OPTIONS).max() == 2

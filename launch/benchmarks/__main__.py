@@ -1,5 +1,0 @@
-import sys
-
-from launch.benchmarks import serve
-
-serve(*sys.argv[1:])
