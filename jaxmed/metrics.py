@@ -74,14 +74,14 @@ def bootstrap_interval(rows, metric, *, groups, resamples=1000, seed, level=0.95
 
     Args:
         rows: columns, each [N, ...].
-        metric: rows -> float.
+        metric: rows -> float, or [M] for M values of the same resamples at once.
         groups: [N], the patient of each row; N patients = len(np.unique(groups)).
         resamples: how many times to draw as many patients as there are.
         level: share of the resampled values between the two bounds.
 
     Returns:
-        (low, high); (nan, nan) if over half of the resamples are undefined, and
-        with fewer than two patients, who say nothing about the next one.
+        (low, high), floats or [M]; NaN where over half of the resamples are undefined.
+        With fewer than two patients, who say nothing about the next one, two NaN.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
@@ -95,19 +95,23 @@ def bootstrap_interval(rows, metric, *, groups, resamples=1000, seed, level=0.95
     drawn = np.random.default_rng(seed).integers(
         len(patients), size=(resamples, len(patients)))
 
-    values = np.empty(resamples)
-    for resample, chosen in enumerate(drawn):
+    values = []
+    for chosen in drawn:
         lengths = sizes[chosen]
         # Runs firsts[i], firsts[i] + 1, ... laid end to end, without a loop.
         shift = firsts[chosen] - (np.cumsum(lengths) - lengths)
         picked = by_patient[np.repeat(shift, lengths) + np.arange(lengths.sum())]
-        values[resample] = metric(
-            {name: column[picked] for name, column in rows.items()})
-    values = values[~np.isnan(values)]
-    if len(values) * 2 < resamples:
-        return float('nan'), float('nan')
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+        values.append(metric({name: column[picked] for name, column in rows.items()}))
+    values = np.array(values, float)
+    bounds = np.full((2, *values.shape[1:]), np.nan)
+    enough = (~np.isnan(values)).sum(axis=0) * 2 >= resamples
+    bounds[:, enough] = np.nanquantile(
+        values[:, enough], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return tuple(map(_unwrap, bounds))
+
+
+def _unwrap(values):
+    return values if np.ndim(values) else float(values)
 
 
 def _mean(values):

@@ -176,6 +176,25 @@ def test_a_metric_mostly_undefined_has_no_interval():
         seed=0)).all()
 
 
+def test_several_values_share_their_resamples():
+    rows, groups = {'value': np.random.default_rng(0).random(25)}, np.arange(25) // 3
+
+    def rare(rows):
+        return float('nan') if rows['value'].max() > rows['value'].min() else 1.0
+
+    def often(rows):
+        return np.nan if rows['value'][0] < 0.2 else mean_value(rows)
+
+    together = metrics.bootstrap_interval(
+        rows, lambda rows: np.array([mean_value(rows), rare(rows), often(rows)]),
+        groups=groups, resamples=200, seed=3)
+    alone = [metrics.bootstrap_interval(
+        rows, metric, groups=groups, resamples=200, seed=3)
+        for metric in (mean_value, rare, often)]
+    np.testing.assert_array_equal(np.transpose(together), alone)
+    assert np.isnan(alone[1]).all() and not np.isnan(alone[2]).any()
+
+
 @pytest.mark.parametrize('images', [0, 1, 5])
 def test_one_patient_has_no_interval(images):
     assert np.isnan(metrics.bootstrap_interval(
