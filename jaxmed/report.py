@@ -13,9 +13,12 @@ import json
 import math
 import os
 import pathlib
-from typing import Any, Mapping, NamedTuple
+import re
+from typing import Any, Mapping, NamedTuple, Sequence
+from xml.etree import ElementTree
 
 import jinja2
+import markupsafe
 import matplotlib.ticker
 import numpy as np
 from PIL import Image
@@ -32,6 +35,12 @@ CASES_SHOWN = 100  # of the table of cases; the JSON file has them all
 POINTS_SHOWN = 400  # of one curve
 SUMMARY = ('value', 'low', 'high', 'n_patients', 'n_cases', 'resamples', 'seed',
            'description')
+# What a section's SVG may hold: shapes and text, nothing that runs or loads.
+SVG_TAGS = ('svg', 'g', 'path', 'rect', 'circle', 'line', 'text', 'tspan', 'title')
+SVG_ATTRIBUTES = (
+    'viewBox', 'class', 'transform', 'd', 'x', 'y', 'x1', 'x2',
+    'y1', 'y2', 'dx', 'dy', 'cx', 'cy', 'r', 'width', 'height', 'text-anchor',
+    'fill-opacity')
 # A chart's size and the box between its axes, in SVG user units.
 CHART = dict(width=480, height=240, left=56, right=464, top=28, bottom=194)
 
@@ -44,11 +53,46 @@ class Result(NamedTuple):
     values: Mapping[str, Mapping[str, Any]]  # of summarise, or {'value': 0.9}
 
 
+class Table(NamedTuple):
+    """A table of a Section.
+
+    A cell is a text, a number (NaN reads 'not defined'), None (an empty cell), or a
+    mapping as in summarise: {'value': number or text, 'low': .., 'high': ..}, where
+    'reason' says why there is no value. JSON keeps all keys of a mapping.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]  # the first cell of a row is its heading
+    note: str = ''
+
+
+class Figure(NamedTuple):
+    """A chart, as wide as its viewBox, or a picture; `svg` or `pixels` is given."""
+
+    alt: str  # for those who can't see it
+    caption: str
+    svg: str = ''  # one <svg viewBox=..> of SVG_TAGS and SVG_ATTRIBUTES
+    pixels: Any = None  # uint8 [H, W, 3] or [H, W]
+    numbers: Any = None  # what is drawn, for the JSON file
+
+
+class Section(NamedTuple):
+    """A part of a report that a task adds: words, then tables, figures, galleries."""
+
+    title: str
+    text: str = ''  # an empty line parts paragraphs
+    tables: Sequence[Table] = ()
+    figures: Sequence[Figure] = ()
+    galleries: Mapping[str, Sequence[Figure]] = {}  # title -> pictures
+
+
 def summarise(cases, metrics, *, resamples, seed):
     """Each metric over a whole split, with a 95% interval over patients.
 
     Args:
-        cases: Rows, one per case, with 'case_id' and 'patient_id'.
+        cases: Rows, one per case, with 'case_id' and 'patient_id'. Columns of pictures
+            ([N, H, W]) are kept from the metrics: to draw them anew takes minutes.
         metrics: name -> function of such rows; the first is the headline. The first
             line of a function's docstring tells readers what it means.
         resamples, seed: of the bootstrap.
@@ -62,6 +106,7 @@ def summarise(cases, metrics, *, resamples, seed):
     """
     if not len(cases['case_id']):
         raise InputError('cases', 'there are none to measure')
+    cases = {name: column for name, column in cases.items() if np.ndim(column) < 3}
     patients, summary = cases['patient_id'], {}
     for name, metric in metrics.items():
         low, high = metric_functions.bootstrap_interval(
@@ -73,7 +118,7 @@ def summarise(cases, metrics, *, resamples, seed):
 
 
 def write(folder, *, title, about, results, cases, scores, render, legend, histories,
-          best_step, warnings, command, facts):
+          best_step, warnings, command, facts, sections=()):
     """Writes report.json and report.html; neither is ever there by half.
 
     Patient ids are left out of both files; case ids are in both.
@@ -83,7 +128,8 @@ def write(folder, *, title, about, results, cases, scores, render, legend, histo
         title: one line of text. about: a sentence or two, or ''.
         results: Results; the first is the one reported on, its first metric the
             headline. The others stand beside it: baselines, other splits, a paper.
-        cases: Rows of the first result, one per case.
+        cases: Rows of the first result, one per case. Columns of pictures ([N, H, W])
+            go into neither file.
         scores: column of `cases` -> whether higher is better. Each gets a histogram;
             the first orders the cases and their pictures. May be empty.
         render: case_id -> uint8 [H, W, 3] or [H, W], asked only for the cases shown.
@@ -94,12 +140,14 @@ def write(folder, *, title, about, results, cases, scores, render, legend, histo
         warnings: sentences for the top of the page.
         command: the command line that gives this report again, or ''.
         facts: name -> text or number; a mapping (the config) is folded away.
+        sections: Sections, shown after the table of metrics.
 
     Returns:
         (path of the JSON file, path of the HTML file).
 
     Raises:
         InputError: the files can't be written.
+        ValueError: a section's SVG holds what SVG_TAGS and SVG_ATTRIBUTES don't.
     """
     # What a paper doesn't say is None; what is undefined is NaN.
     results = [result._replace(values={
@@ -113,7 +161,7 @@ def write(folder, *, title, about, results, cases, scores, render, legend, histo
         warnings.append(f'Only {patients} patient{"s" * (patients != 1)}: too few for '
                         'the interval to mean much.')
     cases = {name: np.asarray(column) for name, column in cases.items()
-             if name != 'patient_id'}
+             if name != 'patient_id' and np.ndim(column) < 3}
     rows = np.arange(len(cases['case_id']))
     orders = {name: _worst_first(cases[name], scores[name]) for name in scores}
     order = next(iter(orders.values()), rows)
@@ -124,19 +172,22 @@ def write(folder, *, title, about, results, cases, scores, render, legend, histo
     text = json.dumps(_plain(context | {
         'results': [result._asdict() for result in results], 'cases': cases,
         'histories': histories, 'facts': facts,
+        'sections': [_section_numbers(section) for section in sections],
     }), allow_nan=False, indent=1, sort_keys=True) + '\n'
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
                                      trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        show=_show, label=_label, json=lambda fact: json.dumps(_plain(fact), indent=2))
+        show=_show, label=_label, json=lambda fact: json.dumps(_plain(fact), indent=2),
+        cell=_cell, picture=_picture, drawing=_drawing,
+        paragraphs=lambda text: re.split(r'\n\s*\n', text.strip()))
     environment.tests['finite'] = _is_finite
     template = importlib.resources.files('jaxmed').joinpath('report.html')
     page = environment.from_string(template.read_text(encoding='utf-8')).render(
         context, chart=CHART, main=main, results=results, legend=legend, facts=facts,
         comparison=_comparison(headline, results), cases=cases, n_cases=len(rows),
         columns=[name for name, column in cases.items() if column.ndim == 1],
-        listed=[*order, *np.setdiff1d(rows, order)][:CASES_SHOWN],
+        sections=sections, listed=[*order, *np.setdiff1d(rows, order)][:CASES_SHOWN],
         histograms=[_histogram(name, cases, orders[name]) for name in scores],
         galleries=_galleries(cases, scores, order, render),
         curves=_curves(histories, best_step))
@@ -197,6 +248,49 @@ def _label(name):
     words = {'iou': 'IoU', 'f1': 'F1', 'auc': 'AUC'}
     name = ' '.join(words.get(word, word) for word in name.split('_'))
     return name[:1].upper() + name[1:]
+
+
+def _section_numbers(section):
+    """What the JSON file holds of a section: all but its drawings."""
+    def described(figure):
+        return {'alt': figure.alt, 'caption': figure.caption, 'numbers': figure.numbers}
+
+    return {
+        'title': section.title, 'text': section.text,
+        'tables': [table._asdict() for table in section.tables],
+        'figures': [described(figure) for figure in section.figures],
+        'galleries': {title: [described(figure) for figure in pictures]
+                      for title, pictures in section.galleries.items()}}
+
+
+def _cell(cell):
+    """(main text, small text, whether that is an interval) of a table's cell."""
+    details = cell if isinstance(cell, Mapping) else {'value': cell}
+    value, reason = _plain(details['value']), details.get('reason') or ''
+    if value is None:
+        return '' if cell is None else 'not defined', reason, False
+    ends = [details.get('low'), details.get('high')]
+    if not all(_is_finite(end) for end in ends):
+        return _show(value), reason, False
+    return _show(value), ' to '.join(map(_show, ends)), True
+
+
+def _drawing(figure):
+    """(SVG as markup, its width), if it only draws; names in it may be anyone's."""
+    try:
+        root = ElementTree.fromstring(figure.svg)
+    except ElementTree.ParseError as error:
+        raise ValueError(f'not an SVG: {error}') from None
+    for element in root.iter():
+        for name in (element.tag, *element.attrib):
+            if name not in SVG_TAGS + SVG_ATTRIBUTES:
+                raise ValueError(f'an SVG of a report must not hold {name!r}')
+    if root.tag != 'svg' or 'viewBox' not in root.attrib:
+        raise ValueError('an SVG of a report begins with <svg viewBox=...>')
+    root.attrib |= {'role': 'img', 'aria-label': figure.alt}
+    # Written anew: what was read here is what a browser will read.
+    markup = markupsafe.Markup(ElementTree.tostring(root, encoding='unicode'))
+    return markup, float(root.attrib['viewBox'].split()[2])
 
 
 def _worst_first(scores, higher_is_better):

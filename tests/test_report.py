@@ -317,6 +317,114 @@ def test_sections_without_content_are_left_out(tmp_path):
                         'How this was made']
 
 
+SVG = '<svg viewBox="0 0 300 20"><path class="curve" d="M0 0h9"/></svg>'
+
+
+def make_section(**changes):
+    return report.Section('Extra', **{
+        'text': 'First words.\n\nSecond words.',
+        'tables': [report.Table('By class', ['Class', 'AUC', 'N'], [
+            ['Covid', {'value': 0.91, 'low': 0.8, 'high': 0.97, 'n_patients': 5}, 55],
+            ['Normal', {'value': float('nan'), 'reason': 'only one class'}, None],
+        ], 'A note.')],
+        'figures': [report.Figure('A line', 'Its caption', svg=SVG, numbers=[0.125])],
+        'galleries': {'Best': [
+            report.Figure('A square', 'Grey', pixels=np.zeros([8, 8], np.uint8))]},
+    } | changes)
+
+
+def test_sections_follow_the_metrics_with_all_they_hold(tmp_path):
+    _, page = write(tmp_path, sections=[make_section(), report.Section('Bare')])
+    headings = re.findall('<h2>([^<]*)</h2>', page)
+    assert headings[:3] == ['All metrics', 'Extra', 'Bare']
+    assert '<p>First words.</p>' in page and '<p>Second words.</p>' in page
+    assert '<div>0.910<small class=range>0.800 to 0.970</small></div>' in page
+    assert '<div>not defined<small>only one class</small></div>' in page
+    elements = Elements(page)
+    columns = [cell['data-column'] for cell in elements.of('td') if 'class' not in cell
+               and cell.get('data-column') in ('AUC', 'N')]
+    assert columns == ['AUC', 'N'] * 2
+    assert 'A note.' in elements.words and 'Its caption' in elements.words
+    (image,) = elements.of('img')
+    assert image['alt'] == 'A square' and image['src'].startswith('data:image/jpeg')
+    (drawing,) = [svg for svg in elements.of('svg') if svg.get('viewbox') ==
+                  '0 0 300 20']
+    assert drawing['aria-label'] == 'A line'
+    assert 'style="width: 300.0px"' in page
+    assert 'nan' not in elements.words.lower()
+
+
+def test_json_holds_the_numbers_of_the_sections_but_no_picture(tmp_path):
+    data, _ = write(tmp_path, sections=[make_section()])
+    (section,) = data['sections']
+    assert section['title'] == 'Extra'
+    (table,) = section['tables']
+    assert table['rows'][0] == [
+        'Covid', {'value': 0.91, 'low': 0.8, 'high': 0.97, 'n_patients': 5}, 55]
+    assert table['rows'][1][1] == {'value': None, 'reason': 'only one class'}
+    assert section['figures'] == [
+        {'alt': 'A line', 'caption': 'Its caption', 'numbers': [0.125]}]
+    assert section['galleries']['Best'][0]['alt'] == 'A square'
+    assert write(tmp_path)[0]['sections'] == []
+
+
+def test_sections_escape_what_they_are_given(tmp_path):
+    cell = {'value': SCRIPT, 'reason': SCRIPT}
+    picture = report.Figure(SCRIPT, SCRIPT, pixels=np.zeros([8, 8], np.uint8))
+    section = report.Section(
+        SCRIPT, SCRIPT, [report.Table(SCRIPT, [SCRIPT] * 2, [[cell, cell]], SCRIPT)],
+        [report.Figure(SCRIPT, SCRIPT, svg=SVG), picture], {SCRIPT: [picture]})
+    _, page = write(tmp_path, sections=[section])
+    assert not Elements(page).of('script') and '<script' not in page.lower()
+
+
+@pytest.mark.parametrize('inside', [
+    '<script>1</script>', '<path onclick="1"/>', '<image href="x"/>',
+    '<path style="fill: url(x)"/>', '<foreignObject/>', '<a href="x"/>', '<path',
+    '<use/>', '&undefined;'])
+def test_a_drawing_that_does_more_than_draw_is_refused(tmp_path, inside):
+    svg = f'<svg viewBox="0 0 9 9">{inside}</svg>'
+    with pytest.raises(ValueError, match='SVG'):
+        write(tmp_path, sections=[
+            make_section(figures=[report.Figure('', '', svg=svg)])])
+    with pytest.raises(ValueError, match='viewBox'):
+        write(tmp_path, sections=[
+            make_section(figures=[report.Figure('', '', svg='<svg/>')])])
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_charts_are_folded_away(tmp_path):
+    figure = report.Figure('A line', '', svg=SVG)
+    for count, folded in ((12, False), (13, True)):
+        _, page = write(tmp_path, sections=[make_section(figures=[figure] * count)])
+        assert (f'All {count} charts' in page) == folded
+        assert page.count('viewBox="0 0 300 20"') == count
+
+
+@pytest.mark.parametrize('cell, shown', [
+    (0.5, ('0.500', '', False)), (7, ('7', '', False)), ('text', ('text', '', False)),
+    (None, ('', '', False)), (float('nan'), ('not defined', '', False)),
+    ({'value': 0.5, 'low': 0.25, 'high': float('nan')}, ('0.500', '', False)),
+    ({'value': 0.5, 'low': 0.25, 'high': 0.75}, ('0.500', '0.250 to 0.750', True)),
+    ({'value': None, 'reason': 'why'}, ('not defined', 'why', False))])
+def test_cells_of_tables_are_shown_as_a_reader_wants_them(cell, shown):
+    assert report._cell(cell) == shown
+
+
+def test_columns_of_pictures_are_in_neither_file_and_not_resampled(tmp_path):
+    cases = make_cases() | {'thumbnail': np.full([4, 32, 32], 77, np.uint8),
+                            'probability': np.full([4, 2], 0.5)}
+
+    def check(rows):
+        assert 'thumbnail' not in rows and 'probability' in rows
+        return 1.0
+
+    assert report.summarise(cases, {'check': check}, resamples=2, seed=0)
+    data, page = write(tmp_path, cases)
+    assert 'thumbnail' not in data['cases'] and 'humbnail' not in page
+    assert data['cases']['probability'] == [[0.5, 0.5]] * 4
+
+
 @pytest.mark.parametrize('value, text', [
     (0.9427291, '0.943'), (np.float32(0.5), '0.500'), (float('nan'), '–'), (None, '–'),
     (0.0, '0.000'), (0.00012, '1.20e-04'), (-1234.56, '-1,234.6'), (7, '7'),
