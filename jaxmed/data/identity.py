@@ -28,10 +28,21 @@ def case_id(path, root):
 
 
 def case_ids(paths, root):
-    """One case id per path; where two would share one, all keep their suffixes."""
+    """One case id per path, all different.
+
+    Where two would share one, all keep their suffixes; where that isn't enough
+    (printing has made two names one), later ones are numbered.
+    """
     cases = [case_id(path, root) for path in paths]
     if len(set(cases)) < len(cases):
         cases = [printable(path.relative_to(root).as_posix()) for path in paths]
+    seen = set()
+    for i, case in enumerate(cases):
+        number = 1
+        while cases[i] in seen:
+            number += 1
+            cases[i] = f'{case}~{number}'
+        seen.add(cases[i])
     return cases
 
 

@@ -40,6 +40,9 @@ _SIXTEEN_BIT = ('I;16', 'I;16L', 'I;16B', 'I;16N')
 _LIMITLESS = ('I', 'F')  # 32 bit: no white level to scale by
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # tag of a TIFF and one of its values
 
+# Share of the levels beyond either end of `scale_by_range`.
+_BEYOND = 0.001
+
 # A grey picture saved as a colour JPEG has channels that differ by a few levels.
 _COLOUR_LEVELS = 64
 
@@ -102,6 +105,30 @@ def read_levels(path, *, max_pixels):
         ImageError: as `read_image`.
     """
     return _read(path, max_pixels, _to_levels)
+
+
+def scale_by_range(levels, *, left_out=None):
+    """Scales grey levels to 0..255 by their own range, robustly.
+
+    0 and 255 are the 0.1% and the 99.9% quantile, so that a marker's letters or a
+    dead pixel don't make all else dark; a picture of one level becomes 0.
+
+    Args:
+        levels: [H, W], of any real type.
+        left_out: a level that is no part of the picture: what fills the frame.
+
+    Returns:
+        uint8 [H, W].
+    """
+    levels = np.asarray(levels, np.float32)
+    known = levels.ravel() if left_out is None else levels[levels != left_out]
+    if not known.size:
+        known = levels.ravel()
+    low, high = np.quantile(known, [_BEYOND, 1 - _BEYOND])
+    if high <= low:  # nearly all of one level: then all there is counts
+        low, high = known.min(), known.max()
+    scaled = (levels - low) * (255.0 / max(high - low, 1e-12))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def find_images(folder, *, suffixes=SUFFIXES, recognise=None):

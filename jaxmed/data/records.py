@@ -104,7 +104,10 @@ def write_records(
     """Writes records into `folder`, which appears complete or not at all.
 
     Args:
-        records: iterable of Record; drained once, one in memory at a time.
+        records: iterable of Record; drained once, one in memory at a time. A record
+            may name its own 'split', which is not stored; all others are drawn. What
+            a generator returns in the end, counts of what its reader found, a
+            mapping that JSON can hold, becomes the manifest's 'found'.
         folder: the target; must not exist unless `overwrite`.
         task: name of the task the records are for.
         fractions: shares of train, valid, test.
@@ -162,8 +165,8 @@ def _remove_leftovers(folder):
 
 def _write_all(records, partial, task, fractions, seed, fold, folder):
     shards = {split: _Shards(partial, split) for split in SPLITS}
-    cases, seen, first = {}, set(), None
-    for record in records:
+    cases, seen, first, found, sides, drawn = {}, set(), None, {}, {}, False
+    for record in _keep_result(records, found):
         if record['example_id'] in seen:
             raise RecordError(folder, f'example id {record["example_id"]} came twice')
         check_case_id(record['case_id'])
@@ -178,24 +181,30 @@ def _write_all(records, partial, task, fractions, seed, fold, folder):
             )
         first = shapes
         seen.add(record['example_id'])
-        split = split_of(
-            record['patient_id'], fractions=fractions, seed=seed, fold=fold
-        )
+        split, patient = record.get('split'), record['patient_id']
+        if split is None:
+            split = split_of(patient, fractions=fractions, seed=seed, fold=fold)
+            drawn = True
+        if split not in SPLITS or sides.setdefault(patient, split) != split:
+            raise RecordError(
+                folder, f'{record["example_id"]} is given to split {split!r}, others '
+                f'of its patient to {sides.get(patient)!r}'
+            )
+        record = {name: value for name, value in record.items() if name != 'split'}
         shards[split].write(serialization.msgpack_serialize(record))
-        case = (
-            split, record['case_id'], record['patient_id'], record.get('content_id', '')
-        )
+        case = split, record['case_id'], patient, record.get('content_id', '')
         cases[case] = cases.get(case, 0) + 1
     if not seen:
         raise RecordError(folder, 'the source holds no example')
     manifest = {
         'schema': SCHEMA, 'task': task, 'seed': seed, 'fold': fold,
         'fractions': list(fractions), 'splits': {},
+        **({'found': found} if found else {}),
     }
     for (split, writer), share in zip(shards.items(), fractions):
         writer.close()
         patients = {case[2] for case in cases if case[0] == split}
-        if share > 0 and not patients:
+        if drawn and share > 0 and not patients:
             everyone = {case[2] for case in cases}
             raise RecordError(
                 folder, f'none of {len(everyone)} patients fell into split {split!r} '
@@ -213,6 +222,11 @@ def _write_all(records, partial, task, fractions, seed, fold, folder):
         table.writerows([*case, count] for case, count in sorted(cases.items()))
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     return manifest
+
+
+def _keep_result(records, found):
+    """Yields the records; what their generator returns goes into `found`."""
+    found.update((yield from records) or {})
 
 
 def _advise(patients, fractions):
