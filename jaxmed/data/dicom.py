@@ -54,8 +54,7 @@ def read_dicom(path, *, max_pixels):
     Stored values go through rescale slope and intercept, then through the first VOI
     window (LINEAR, LINEAR_EXACT or SIGMOID); without a window, from the darkest to
     the brightest value but one pixel in a thousand at either end, padding left out.
-    MONOCHROME1 is inverted. Modality and VOI look-up tables are not applied; of YBR
-    colours the luma is kept.
+    MONOCHROME1 is inverted. Modality and VOI look-up tables are not applied.
 
     Args:
         path: file.
@@ -149,11 +148,11 @@ def _to_screen(values, tags):
     """Values as ITK gives them (rescaled) -> uint8 [H, W] or [H, W, 3]."""
     photometric = tags.text('0028|0004')
     if values.ndim == 3:
-        if photometric.startswith('YBR') or values.shape[-1] < 3:
-            values = values[..., 0]
-        else:
-            values = values[..., :3]
-        return values if values.dtype == np.uint8 else _deep_colour(values)
+        # RGB: ITK has converted YBR and looked up palettes.
+        values = values[..., :3] if values.shape[-1] >= 3 else values[..., 0]
+        if values.dtype == np.uint8:
+            return values
+        return scale_by_range(values.reshape(len(values), -1)).reshape(values.shape)
     slope = tags.number('0028|1053', 1.0) or 1.0
     intercept = tags.number('0028|1052', 0.0)
     values = values.astype(np.float32)
@@ -183,10 +182,6 @@ def _window(values, centre, width, function):
     else:
         share = (values - (centre - 0.5)) / (width - 1) + 0.5
     return np.clip(np.rint(share * 255), 0, 255).astype(np.uint8)
-
-
-def _deep_colour(values):
-    return scale_by_range(values.reshape(values.shape[0], -1)).reshape(values.shape)
 
 
 def _hide(patient):

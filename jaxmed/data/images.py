@@ -93,9 +93,9 @@ def read_grey(path, *, max_pixels):
 def read_levels(path, *, max_pixels):
     """Reads a picture without a loss of levels: for what is scaled by its own range.
 
-    As `read_image`, but grey stays grey and 16-bit grey keeps its 16 bits (a TIFF in
-    which 0 is white is inverted). Transparency is laid on black, what a radiograph
-    shows where nothing is. Of 16-bit colour Pillow keeps the high byte.
+    As `read_image`, but grey stays grey and 16-bit grey keeps its 16 bits.
+    Transparency is laid on black, what a radiograph shows where nothing is. Of 16-bit
+    colour Pillow keeps the high byte.
 
     Returns:
         (levels, format): uint8 or uint16 [H, W], or uint8 [H, W, 3] RGB; 'JPEG',
@@ -203,7 +203,11 @@ def _decode(image, path, max_pixels, convert):
     compressed = any(tile.codec_name == 'libtiff' for tile in image.tile)
     with silent_stderr() if compressed else contextlib.nullcontext():
         image.load()
-    kind, image = image.format, ImageOps.exif_transpose(image)
+    kind, tags = image.format, getattr(image, 'tag_v2', {})
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _SIXTEEN_BIT and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        # Of 8 bits Pillow does this itself.
+        image = Image.fromarray(65535 - np.asarray(image).astype(np.uint16))
     image.format = kind  # a copy has forgotten it
     return convert(image, path)
 
@@ -224,10 +228,7 @@ def silent_stderr():
 
 def _to_levels(image, path):
     if image.mode in _SIXTEEN_BIT:
-        levels = np.asarray(image).astype(np.uint16)
-        if image.getexif().get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-            levels = 65535 - levels  # Pillow turns 8 bits about, not 16
-        return levels, image.format
+        return np.asarray(image).astype(np.uint16), image.format
     kind = image.format
     if image.has_transparency_data:
         black = Image.new('RGBA', image.size, 'black')

@@ -1,0 +1,88 @@
+"""Pictures and DICOM files made on the spot."""
+
+import struct
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxmed.data.phantoms import radiographs as phantoms
+
+PLAIN, IMPLICIT_SC = '1.2.840.10008.1.2.1', '1.2.840.10008.5.1.4.1.1.7'
+
+
+@pytest.fixture
+def drawn():
+    """(seed, size_px, patterns) -> a drawn radiograph, uint8 [size_px, size_px]."""
+    def draw(seed, size_px=256, patterns=()):
+        rng = np.random.default_rng(seed)
+        return phantoms.draw_radiograph(rng, size_px=size_px, patterns=patterns)[0]
+
+    return draw
+
+
+@pytest.fixture
+def save():
+    """Writes a picture (grey, RGB or RGBA) and returns its path."""
+    def write(path, picture):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if picture.ndim == 3:
+            order = [2, 1, 0, 3][:picture.shape[2]]
+            picture = np.ascontiguousarray(picture[..., order])
+        done, data = cv2.imencode(path.suffix.lower(), picture)
+        assert done
+        path.write_bytes(data.tobytes())
+        return path
+
+    return write
+
+
+def element(group, number, kind, value):
+    value = value.encode('latin-1') if isinstance(value, str) else value
+    value += (b'\0' if kind in ('UI', 'OB') else b' ') * (len(value) % 2)
+    head = struct.pack('<HH', group, number) + kind.encode()
+    if kind in ('OB', 'OW'):
+        return head + b'\0\0' + struct.pack('<I', len(value)) + value
+    return head + struct.pack('<H', len(value)) + value
+
+
+@pytest.fixture
+def dicom():
+    """Writes a DICOM file by hand and returns its path.
+
+    `pixels` uint8, uint16 or int16; `tags` maps (group, element) to (type, value) and
+    replaces what is written otherwise; a value of None leaves an element out.
+    """
+    def write(path, pixels, *, tags=None, bits=None, marked=True):
+        pixels = np.ascontiguousarray(pixels)
+        allocated = 8 * pixels.itemsize
+        rows, columns, samples = (*pixels.shape, 1)[:3]
+
+        def short(*numbers):
+            return 'US', struct.pack(f'<{len(numbers)}H', *numbers)
+
+        header = {
+            (0x0008, 0x0016): ('UI', IMPLICIT_SC), (0x0008, 0x0018): ('UI', '1.2.3'),
+            (0x0008, 0x0060): ('CS', 'DX'), (0x0010, 0x0010): ('PN', 'Roe^Jane'),
+            (0x0010, 0x0020): ('LO', 'MRN-4711'),
+            (0x0028, 0x0002): short(samples),
+            (0x0028, 0x0004): ('CS', 'RGB' if samples == 3 else 'MONOCHROME2'),
+            (0x0028, 0x0006): short(0) if samples == 3 else None,
+            (0x0028, 0x0010): short(rows), (0x0028, 0x0011): short(columns),
+            (0x0028, 0x0100): short(allocated),
+            (0x0028, 0x0101): short(bits or allocated),
+            (0x0028, 0x0102): short((bits or allocated) - 1),
+            (0x0028, 0x0103): short(int(pixels.dtype.kind == 'i')),
+            (0x7FE0, 0x0010): ('OW' if allocated == 16 else 'OB', pixels.tobytes()),
+        } | (tags or {})
+        meta = (
+            element(2, 1, 'OB', b'\0\1') + element(2, 2, 'UI', IMPLICIT_SC)
+            + element(2, 3, 'UI', '1.2.3') + element(2, 0x10, 'UI', PLAIN))
+        meta = element(2, 0, 'UL', struct.pack('<I', len(meta))) + meta
+        body = b''.join(
+            element(*key, *value) for key, value in sorted(header.items()) if value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(128) + (b'DICM' if marked else b'____') + meta + body)
+        return path
+
+    return write
