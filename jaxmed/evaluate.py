@@ -42,7 +42,7 @@ def leave_out_seen(source, cases, *, split, seen_in):
     return pipeline.Subset(source, places), sorted(dropped)
 
 
-def evaluate(data, *, views, batch_size, resamples, seed):
+def evaluate(data, *, views, batch_size, resamples, seed, train_source=None):
     """Measures a task, its baselines and its probes.
 
     Args:
@@ -54,9 +54,10 @@ def evaluate(data, *, views, batch_size, resamples, seed):
         batch_size: examples at once.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
+        train_source: what baselines are fitted to; None leaves such out.
 
     Returns:
-        (list of report.Result, name -> (cases, rows)).
+        (list of report.Result, name of the data or of a probe -> (cases, rows)).
 
     Raises:
         RecordError: a case comes twice in what is counted together.
@@ -83,10 +84,13 @@ def evaluate(data, *, views, batch_size, resamples, seed):
         first, task = not measured, data[name][0][0][0]
         measured[name] = measure('this model', name, views=views)
         if first:
-            for baseline, function in task.baselines.items():
+            baselines = dict(task.baselines)
+            if task.fit_baselines is not None and train_source is not None:
+                baselines |= task.fit_baselines(train_source)
+            for baseline, function in baselines.items():
                 measure(baseline, name, views=1, baseline=function)
             for probe, function in task.probes.items():
-                measure(probe, name, views=views, change=function)
+                measured[probe] = measure(probe, name, views=views, change=function)
     return results, measured
 
 

@@ -1,7 +1,8 @@
 """The whole of a command: train a run to its report, or measure one that is there."""
 
+import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -9,7 +10,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import jaxmed
-from jaxmed import evaluate, findings, optimizers, progress, report, runs, train
+from jaxmed import (
+    evaluate,
+    findings,
+    optimizers,
+    predict,
+    progress,
+    report,
+    runs,
+    train,
+)
 from jaxmed.checkpoint import Checkpoints
 from jaxmed.data import pipeline, records
 from jaxmed.errors import ConfigError, InputError, RecordError
@@ -59,6 +69,11 @@ def train_run(config, workdir, *, command, interrupt):
     if train_source is None:
         raise RecordError(folder, 'no records to train on')
     records.check_records(train_source, task.example, folder=folder)
+    sampling = config['data'].get('sampling', 'uniform')
+    if sampling not in ('uniform', 'balanced'):
+        raise ConfigError('data.sampling', f'{sampling!r}: uniform or balanced')
+    if sampling == 'balanced':
+        train_source = pipeline.balance(train_source)
     steps_per_epoch = settings['steps_per_epoch'] or max(
         1, round(len(train_source) / settings['batch_size'])
     )
@@ -70,7 +85,7 @@ def train_run(config, workdir, *, command, interrupt):
     with Checkpoints(workdir) as checkpoints:
         result = train.fit(
             task, optimizer,
-            train.init_state(task, optimizer.tx, seed=settings['seed']),
+            _make_start(task, optimizer.tx, settings),
             lambda start: pipeline.train_batches(
                 train_source, batch_size=settings['batch_size'], seed=settings['seed'],
                 start=start, workers=runtime['workers'],
@@ -88,11 +103,40 @@ def train_run(config, workdir, *, command, interrupt):
         )
     if not result.finished:
         return Outcome(result.step, False, [], {})
+    if task.calibrate is not None and valid_source is not None:
+        _calibrate(workdir, valid_source, runtime['eval_batch_size'])
     split = next(s for s in ('test', 'valid', 'train') if splits[s]['records'])
     return evaluate_run(
         [workdir], folder=None, split=split, output=Path(workdir) / 'report',
         which='best', views=None, verify=runtime['verify'], command=command,
     )
+
+
+def _calibrate(workdir, source, batch_size):
+    """Fits what a task fits to the validation split: of the best state, as it came."""
+    (task,), members, _, _ = runs.load_members([workdir], calibrate=False)
+    split_rows = predict.make_split_rows([task], views=1)
+    values = task.calibrate(
+        task.cases(split_rows(members, source, batch_size=batch_size))
+    )
+    _on_first_process(lambda: runs.write_calibration(workdir, values))
+
+
+def _make_start(task, tx, settings):
+    """The state training begins with: fresh, or weights from elsewhere."""
+    state = train.init_state(task, tx, seed=settings['seed'])
+    path = settings.get('init_from', '')
+    if not path:
+        return state
+    if task.pretrained is None:
+        raise ConfigError('train.init_from', 'this task takes no weights of others')
+    variables, loaded = task.pretrained(
+        path, variables={'params': state.params, **state.model_state},
+        sha256=settings.get('init_sha256', ''),
+    )
+    progress.LOG.info('%s', loaded)
+    params = variables.pop('params')
+    return train.TrainState(state.step, params, variables, tx.init(params))
 
 
 def _check_numbers(config):
@@ -172,16 +216,32 @@ def _render_first(task, source, rows):
         yield _render_case(task, source, rows, rows['case_id'][place])
 
 
-def _render_case(task, source, rows, case_id):
+def _render_case(task, source, rows, case_id, explain=None):
     members = np.flatnonzero(rows['case_id'] == case_id)
+    options = {}
+    if task.explain is not None and explain is not None:
+        options['explain'] = functools.partial(explain, int(members[0]))
     return task.render(
         [source[member] for member in members.tolist()],
-        {name: column[members] for name, column in rows.items()},
+        {name: column[members] for name, column in rows.items()}, **options,
     )
 
 
+class _Group(NamedTuple):
+    """Runs that are averaged, and what they are measured on."""
+
+    workdirs: list
+    tasks: list
+    members: list
+    config: dict
+    step: int  # of the first member's checkpoint
+    own: Path  # the first run's records
+    source: Any
+
+
 def evaluate_run(
-    workdirs, *, folder, split, output, which, views, verify, command,
+    workdirs, *, folder, split, output, which, views, verify, command, external=(),
+    pooled=False,
 ):
     """Measures one run, or several as an ensemble, and writes the report.
 
@@ -195,20 +255,101 @@ def evaluate_run(
         views: number of views of test-time augmentation; None takes the config's.
         verify: compare the SHA-256 sums of the shards.
         command: the command line that repeats this.
+        external: folders of prepared records, whose tests stand beside.
+        pooled: each run is measured on its own records and all cases are counted
+            together: the folds of a cross-validation.
 
     Returns:
         Outcome.
     """
-    tasks, members, config, steps = runs.load_members(workdirs, which=which)
-    task = tasks[0]
-    name, settings = config['task_name'], config['evaluate']
-    own = runs.records_folder(workdirs[0], config)
-    folder = own if folder is None else folder
-    source = records.open_records(folder, split, task=name, verify=verify)
-    records.check_records(source, task.example, folder=folder)
+    if pooled and (folder is not None or external):
+        raise ConfigError('--pooled', 'each run is measured on its own records')
     warnings = []
     if split != 'test':
         warnings.append(f'Split {split!r}: the model was fitted to or chosen by it.')
+    groups = [
+        _open_group(paths, folder, split, which, verify, warnings)
+        for paths in ([[path] for path in workdirs] if pooled else [workdirs])
+    ]
+    first = groups[0]
+    task, name, settings = (
+        first.tasks[0], first.config['task_name'], first.config['evaluate']
+    )
+    folder = first.own if folder is None else folder
+    at_home = not pooled and folder == first.own
+    data = {split: [(group.tasks, group.members, group.source) for group in groups]}
+    extra = {part: first.own for part in ('train', *['valid'] * (
+        task.sections is not None)) if part != split and at_home}
+    for part, place in extra.items():
+        if records.read_manifest(place, task=name)['splits'][part]['records']:
+            data[part] = [(first.tasks, first.members, records.open_records(
+                place, part, task=name, verify=False
+            ))]
+    for place in external:
+        beside = _open_group(workdirs, Path(place), 'test', which, verify, warnings)
+        data[Path(place).name] = [(beside.tasks, beside.members, beside.source)]
+    results, measured = evaluate.evaluate(
+        data, resamples=settings['resamples'], seed=0,
+        views=runs.check_views(
+            first.tasks, settings['views'] if views is None else views
+        ),
+        batch_size=first.config['runtime']['eval_batch_size'],
+        train_source=records.open_records(
+            first.own, 'train', task=name, verify=False
+        ) if first.own.is_dir() else None,
+    )
+    cases, rows = measured[split]
+    if task.card.paper:
+        results.append(report.Result('paper', task.card.paper_data, {
+            metric: {'value': value} for metric, value in task.card.paper.items()
+        }))
+    with Checkpoints(workdirs[0], read_only=True) as checkpoints:
+        points = checkpoints.place()['points']
+    if jax.process_index():  # all have counted; one writes
+        return Outcome(first.step, True, results, {})
+    source = pipeline.Joined(group.source for group in groups)
+    explain = _make_explain(groups, source)
+    overlays, monitor = {}, first.config['train']['monitor'].lstrip('-')
+
+    def render(case_id):
+        records.check_case_id(str(case_id))  # another's records may hold anything
+        picture = _render_case(task, source, rows, case_id, explain)
+        overlays[str(case_id)] = Path(output) / 'overlays' / f'{case_id}.png'
+        findings.write_png(overlays[str(case_id)], picture)
+        return picture
+
+    sections = () if task.sections is None else task.sections(
+        cases, valid_cases=measured['valid'][0] if 'valid' in measured else None,
+        found=records.read_manifest(folder, task=name).get('found', {}),
+        changed={probe: measured[probe][0] for probe in task.probes},
+        external={Path(place).name: measured[Path(place).name][0]
+                  for place in external},
+        calibrations=[runs.read_calibration(group.workdirs[0]) for group in groups],
+        picture=lambda place, number: task.render(
+            [source[place]], {name: column[[place]] for name, column in rows.items()},
+            explain=lambda _: explain(place, number),
+        ), resamples=settings['resamples'],
+    )
+    json_path, html_path = report.write(
+        output, title=task.card.title, about=task.card.about, results=results,
+        cases=cases, scores=task.scores, render=render,
+        legend=task.card.legend, histories=_histories(points, monitor),
+        best_step=first.step, warnings=warnings, command=command,
+        facts=_facts(first.config, folder, len(workdirs)), sections=sections,
+    )
+    return Outcome(first.step, True, results, {
+        'report': html_path, 'numbers': json_path,
+        **{'overlay': path for path in [*overlays.values()][-1:]},
+    })
+
+
+def _open_group(workdirs, folder, split, which, verify, warnings):
+    """Loads runs and the records they are measured on, without what they have seen."""
+    tasks, members, config, steps = runs.load_members(workdirs, which=which)
+    name, own = config['task_name'], runs.records_folder(workdirs[0], config)
+    folder = own if folder is None else folder
+    source = records.open_records(folder, split, task=name, verify=verify)
+    records.check_records(source, tasks[0].example, folder=folder)
     if Path(folder).resolve() != own.resolve() or len(workdirs) > 1:
         for workdir in workdirs:
             source, dropped = evaluate.leave_out_seen(
@@ -220,44 +361,23 @@ def evaluate_run(
                     f'{len(dropped)} cases are left out, since {Path(workdir).name} '
                     f'was trained on them: {", ".join(dropped[:10])}'
                 )
-    data = {split: [(tasks, members, source)]}
-    if split != 'train' and folder == own:
-        data['train'] = [(tasks, members, records.open_records(
-            own, 'train', task=name, verify=False
-        ))]
-    results, measured = evaluate.evaluate(
-        data, resamples=settings['resamples'], seed=0,
-        views=runs.check_views(tasks, settings['views'] if views is None else views),
-        batch_size=config['runtime']['eval_batch_size'],
-    )
-    cases, rows = measured[split]
-    results.append(report.Result('paper', task.card.paper_data, {
-        metric: {'value': value} for metric, value in task.card.paper.items()
-    }))
-    with Checkpoints(workdirs[0], read_only=True) as checkpoints:
-        points = checkpoints.place()['points']
-    if jax.process_index():  # all have counted; one writes
-        return Outcome(steps[0], True, results, {})
-    overlays, monitor = {}, config['train']['monitor'].lstrip('-')
+    return _Group(list(workdirs), tasks, members, config, steps[0], own, source)
 
-    def render(case_id):
-        records.check_case_id(str(case_id))  # another's records may hold anything
-        picture = _render_case(task, source, rows, case_id)
-        overlays[str(case_id)] = Path(output) / 'overlays' / f'{case_id}.png'
-        findings.write_png(overlays[str(case_id)], picture)
-        return picture
 
-    json_path, html_path = report.write(
-        output, title=task.card.title, about=task.card.about, results=results,
-        cases=cases, scores=task.scores, render=render,
-        legend=task.card.legend, histories=_histories(points, monitor),
-        best_step=steps[0], warnings=warnings, command=command,
-        facts=_facts(config, folder, len(members)),
-    )
-    return Outcome(steps[0], True, results, {
-        'report': html_path, 'numbers': json_path,
-        **{'overlay': path for path in [*overlays.values()][-1:]},
-    })
+def _make_explain(groups, source):
+    """(place in the joined source, class) -> map, by the group that was measured."""
+    predictors = {}
+
+    def explain(place, number):
+        part = source.part_of(place)
+        if part not in predictors:
+            group = groups[part]
+            predictors[part] = predict.Predictor(
+                group.tasks, group.members, views=1, batch_size=1
+            )
+        return predictors[part].explain(source[place], number)
+
+    return explain
 
 
 def _histories(points, monitor):

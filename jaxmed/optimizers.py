@@ -10,6 +10,7 @@ import jax
 import optax
 
 from jaxmed.errors import ConfigError
+from jaxmed.models.pretrained import scale_by_depth
 
 
 class Optimizer(NamedTuple):
@@ -48,8 +49,50 @@ def adam_on_plateau(
     )
 
 
+def adam(*, learning_rate, layer_decay, freeze, steps, steps_per_epoch):
+    """Adam at one rate (paper 003: 1e-4).
+
+    Args:
+        learning_rate: of the last layers.
+        layer_decay, freeze: of models.pretrained.layer_rates; 1 and '' for all alike.
+        steps, steps_per_epoch: not used, every optimiser is told.
+    """
+    del steps, steps_per_epoch
+    return _by_depth([optax.adam(learning_rate)], layer_decay, freeze, learning_rate)
+
+
+def sgd(
+    *, learning_rate, momentum, weight_decay, layer_decay, freeze, steps,
+    steps_per_epoch
+):
+    """SGD with momentum and weight decay, as PyTorch adds it: to the gradient.
+
+    Args:
+        learning_rate: of the last layers.
+        momentum: of the moving sum of gradients.
+        weight_decay: times the parameter, added to its gradient.
+        layer_decay, freeze: as in adam.
+        steps, steps_per_epoch: not used, every optimiser is told.
+    """
+    del steps, steps_per_epoch
+    return _by_depth([
+        optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum),
+    ], layer_decay, freeze, learning_rate)
+
+
+def _by_depth(links, layer_decay, freeze, learning_rate):
+    if layer_decay != 1 or freeze:
+        links = [*links, scale_by_depth(decay=layer_decay, freeze=freeze)]
+    rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
+    return Optimizer(
+        optax.with_extra_args_support(optax.chain(*links)),
+        lambda state, step: float(rate(step)),
+    )
+
+
 def adamw_cosine(
-    *, learning_rate, warmup_steps, weight_decay, clip_norm, steps, steps_per_epoch
+    *, learning_rate, warmup_steps, weight_decay, clip_norm, steps, steps_per_epoch,
+    layer_decay=1.0, freeze='',
 ):
     """AdamW with a linear warm-up, a cosine to zero and clipped gradients.
 
@@ -60,6 +103,7 @@ def adamw_cosine(
         warmup_steps: updates of linear growth from 0.
         weight_decay: per update, times the learning rate.
         clip_norm: largest global norm of a gradient.
+        layer_decay, freeze: as in adam.
         steps: of the whole run.
         steps_per_epoch: not used, every optimiser is told.
     """
@@ -71,17 +115,17 @@ def adamw_cosine(
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, warmup_steps, steps
     )
-    tx = optax.chain(
+    return _by_depth([
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(schedule, weight_decay=weight_decay, mask=_is_kernel),
-    )
-    return Optimizer(
-        optax.with_extra_args_support(tx), lambda state, step: float(schedule(step))
-    )
+    ], layer_decay, freeze, schedule)
 
 
 def _is_kernel(params):
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-OPTIMIZERS = {'adam_on_plateau': adam_on_plateau, 'adamw_cosine': adamw_cosine}
+OPTIMIZERS = {
+    'adam': adam, 'adam_on_plateau': adam_on_plateau, 'adamw_cosine': adamw_cosine,
+    'sgd': sgd,
+}

@@ -4,6 +4,7 @@ Probabilities are averaged over members and views. The evaluator, validation dur
 training and prediction on files all share it; only what feeds it differs.
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -201,7 +202,7 @@ class Predictor:
             make_apply(tasks, views=views), in_axes=(None, 0), devices=self._devices
         )
         self._explain = None if self.task.explain is None else jax.jit(
-            lambda weights, batch: self.task.explain(variables_of(weights), batch)
+            lambda weights, *args: self.task.explain(variables_of(weights), *args)
         )
 
     def apply(self, batch):
@@ -232,11 +233,15 @@ class Predictor:
         )
         if self._explain is None:
             return self.task.findings(record, probabilities)
+        explain = functools.partial(self.explain, record)
+        return self.task.findings(record, probabilities, explain)
+
+    def explain(self, record, number):
+        """Where the first member sees class `number`: [H, W] in [0, 1]."""
         arrays, _ = pipeline.split_strings(pipeline.stack([record]))
-        maps = self._explain(self._members[0], arrays)
-        return self.task.findings(record, probabilities, jax.tree.map(
-            lambda x: np.asarray(x[0]), maps
-        ))
+        return np.asarray(
+            self._explain(self._members[0], arrays, jnp.array([number]))[0]
+        )
 
     def __call__(self, path):
         """Findings of a file, or a list of them for a folder; bad input raises."""

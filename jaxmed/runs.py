@@ -75,15 +75,15 @@ def write_calibration(workdir, values):
     findings.replace(Path(workdir) / CALIBRATION, data)
 
 
-def calibrated(task, workdir):
-    """The task with the run's calibration, or as it is where there is none."""
+def read_calibration(workdir):
+    """What write_calibration kept; {} where there is nothing."""
     path = Path(workdir) / CALIBRATION
-    if task.calibrated is None or not path.is_file():
-        return task
+    if not path.is_file():
+        return {}
     try:
-        return task.calibrated(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(path, f'damaged: {error!r}') from None
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(path, f'damaged: {error}') from None
 
 
 def has_begun(workdir):
@@ -148,7 +148,7 @@ def _fields(config, prefix=''):
     return fields
 
 
-def load_members(workdirs, *, which='best', task_options=None):
+def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
     """Trained weights of one or several runs of the same task.
 
     Args:
@@ -156,6 +156,7 @@ def load_members(workdirs, *, which='best', task_options=None):
         which: 'best' or 'latest'.
         task_options: of the task, in place of those it was trained with: how to
             predict ({'sweep': 'crops'}), not what the model is.
+        calibrate: whether a run's calibration is applied.
 
     Returns:
         (tasks, members, config of the first run, steps), one of each per run.
@@ -175,7 +176,8 @@ def load_members(workdirs, *, which='best', task_options=None):
             )
         options = {'task': config['task'] | (task_options or {})}
         task = make_task(config | options)
-        tasks.append(calibrated(task, workdir))
+        calibration = read_calibration(workdir) if calibrate else {}
+        tasks.append(task.calibrated(calibration) if calibration else task)
         with Checkpoints(workdir, read_only=True) as checkpoints:
             weights, step = checkpoints.restore_weights(
                 predict.weights_spec(tasks[-1]), which=which

@@ -208,6 +208,25 @@ def make_affine(*, turn_deg, scale, shift):
     return augment
 
 
+def make_light(*, strength):
+    """Builds random contrast and brightness of normalised inputs [B, H, W, C].
+
+    x -> x * gain + offset, both drawn per image; nothing is cut off.
+
+    Args:
+        strength: half-width of log gain and of the offset.
+    """
+
+    def change(key, x):
+        gain, offset = jax.random.uniform(key, (2,), minval=-strength, maxval=strength)
+        return x * jnp.exp(gain) + offset
+
+    def augment(keys, batch):
+        return batch | {'inputs': jax.vmap(change)(keys, batch['inputs'])}
+
+    return augment
+
+
 def make_mixup(*, alpha):
     """Builds mixup (Zhang et al. 2018): blends of two examples and of their targets.
 

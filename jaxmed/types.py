@@ -84,9 +84,11 @@ class Task(NamedTuple):
     infer: Callable[..., Any]  # (apply, record, *, batch_size) -> probabilities
     findings: Callable[[Record, Any], Finding]  # what infer gave -> what a user reads
     # What only some tasks have; None or nothing leaves it out.
-    pretrained: Callable[..., Any] | None = None  # (path, weights, sha256=) -> weights
-    explain: Callable[[Any, Batch], Any] | None = None  # device; (variables, raw) -> maps
+    pretrained: Callable[..., Any] | None = None  # (path, variables=, sha256=) -> both
+    # device; (variables, raw batch, class [B]) -> maps [B, H, W]
+    explain: Callable[[Any, Batch, Any], Any] | None = None
     calibrate: Callable[[Rows], dict] | None = None  # cases of valid -> JSON values
     calibrated: Callable[[dict], 'Task'] | None = None  # these values -> the same task
     probes: Mapping[str, Callable[[Batch], Batch]] = {}  # changes of the raw batch
-    sections: Callable[..., list] | None = None  # cases, ... -> report.Section
+    fit_baselines: Callable[..., Mapping] | None = None  # training source -> more
+    sections: Callable[..., list] | None = None  # cases, ... -> parts of a report

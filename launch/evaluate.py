@@ -19,6 +19,8 @@ _OUTPUT = flags.DEFINE_string('output', None, 'Folder; WORKDIR/report_SPLIT if u
 _WHICH = flags.DEFINE_enum('which', 'best', ['best', 'latest'], 'Checkpoint.')
 _VIEWS = flags.DEFINE_integer('views', None, 'Of test-time augmentation.')
 _VERIFY = flags.DEFINE_bool('verify', True, 'Compare the shards with the manifest.')
+_EXTERNAL = flags.DEFINE_list('external', [], 'Prepared sets to stand beside.')
+_POOLED = flags.DEFINE_bool('pooled', False, 'Folds: each run on its own records.')
 flags.mark_flags_as_required(['workdir'])
 
 
@@ -27,7 +29,8 @@ def main(argv):
         _WORKDIR.value, folder=_RECORDS.value and Path(_RECORDS.value),
         split=_SPLIT.value, which=_WHICH.value, views=_VIEWS.value,
         output=_OUTPUT.value or Path(_WORKDIR.value[0]) / f'report_{_SPLIT.value}',
-        verify=_VERIFY.value, command=launch.command(),
+        verify=_VERIFY.value, command=launch.command(), external=_EXTERNAL.value,
+        pooled=_POOLED.value,
     )
     launch.print_results(outcome.results)
     for name, path in outcome.paths.items():

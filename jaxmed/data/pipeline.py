@@ -33,6 +33,29 @@ class Subset:
         return f'Subset({len(self)} records)'
 
 
+class Joined:
+    """Several sources, one after the other."""
+
+    def __init__(self, sources):
+        self._sources = list(sources)
+        self._ends = np.cumsum([len(source) for source in self._sources])
+
+    def __len__(self):
+        return int(self._ends[-1])
+
+    def part_of(self, index):
+        """The number of the source that holds an index."""
+        return int(np.searchsorted(self._ends, index, side='right'))
+
+    def __getitem__(self, index):
+        part = self.part_of(index)
+        source = self._sources[part]
+        return source[index - int(self._ends[part]) + len(source)]
+
+    def __repr__(self):  # grain logs it
+        return f'Joined({len(self)} records)'
+
+
 def balance(source):
     """Repeats the records of rare classes until all classes are about as frequent.
 

@@ -1,7 +1,8 @@
 """The clinical problems: name -> make(**options) -> Task."""
 
-from jaxmed.tasks import white_blood_cell
+from jaxmed.tasks import chest_xray, white_blood_cell
 
 TASKS = {
+    'chest_xray': chest_xray.make,
     'white_blood_cell': white_blood_cell.make,
 }

@@ -1,0 +1,325 @@
+"""Chest X-rays: one class an image, or several findings (papers 003 and 004)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmed import losses, report, transforms
+from jaxmed.classification import calibration, gradcam, scores, sections, tables, trust
+from jaxmed.data import class_folders, covid_chestxray, csv_labels, radiographs
+from jaxmed.data.phantoms import radiographs as phantoms
+from jaxmed.errors import ConfigError
+from jaxmed.models import pretrained
+from jaxmed.models.alexnet import AlexNet
+from jaxmed.models.cnn import CNN
+from jaxmed.models.resnet import ResNet18, ResNet34, ResNet50, ResNet101
+from jaxmed.models.vgg import VGG11
+from jaxmed.types import Card, Finding, Task
+
+# Name -> (classes, whether they exclude each other).
+DATA_SETS = {
+    'radiography': (('COVID', 'Lung_Opacity', 'Normal', 'Viral Pneumonia'), True),
+    'three_class': (('Covid', 'Normal', 'Viral_Pneumonia'), True),
+    'covid_chestxray': ((
+        'Pneumonia', 'Viral', 'COVID-19', 'SARS', 'Bacterial', 'Streptococcus',
+        'Pneumocystis', 'ARDS', 'No Finding',
+    ), False),
+}
+NETWORKS = {
+    'alexnet': AlexNet, 'vgg11': partial(VGG11, batch_norm=False),
+    'vgg11_bn': partial(VGG11, batch_norm=True), 'resnet18': ResNet18,
+    'resnet34': ResNet34, 'resnet50': ResNet50, 'resnet101': ResNet101,
+    'cnn': CNN,
+}
+# What networks and data sets are called in the paper's tables.
+PAPER_NETWORKS = {'alexnet': 'AlexNet', 'vgg11': 'VGG11', 'resnet50': 'ResNet50'}
+PAPER_DATA = {name: paper for paper, name in tables.DATA_SETS.items()}
+THUMBNAIL_PX = 32
+
+
+def make(
+    *, data_set, classes, exclusive, network, options, channels, dropout, dtype,
+    store_px, input_px, max_pixels, views, min_per_class, phantom_images_per_patient,
+    label_smoothing, class_weights, mixup, mirror, turn_deg, scale, shift, light,
+    axis_name=None,
+) -> Task:
+    """Builds the task. Keywords only, no defaults: the config states them all.
+
+    Args:
+        data_set: a name in DATA_SETS, or '' for one's own classes.
+        classes: names, in the order of the targets; () for those of the data set.
+        exclusive: whether an image has one class; of one's own classes only.
+        network: a name in NETWORKS.
+        options: further ones of models.cnn.CNN; {} for the others.
+        channels: 1, or 3 equal ones as networks trained on photographs expect.
+        dropout, dtype: of the network; dtype is 'float32' or 'bfloat16'.
+        store_px: side of the square that records hold; see radiographs.
+        input_px: side of the square in its middle that goes into the network.
+        max_pixels: largest picture that is read.
+        views: of covid_chestxray.read, () for views from the front and unknown ones.
+        min_per_class: images each class needs.
+        phantom_images_per_patient: of phantoms.radiographs.
+        label_smoothing, class_weights: of the losses; () weighs all alike.
+        mixup: alpha of transforms.make_mixup; 0 is off.
+        mirror: whether left and right are swapped in half of all cases (the paper
+            does it; see transforms.mirror_sides for why not to).
+        turn_deg, scale, shift: of transforms.make_affine; all 0 is off.
+        light: half-width of changes of contrast and brightness, in standard
+            deviations; 0 is off.
+        axis_name: mapped axis of the devices, for batch norm.
+    """
+    names, single = _classes(data_set, classes, exclusive)
+    for field, value, allowed in (
+        ('network', network, tuple(NETWORKS)), ('channels', channels, (1, 3)),
+        ('dtype', dtype, ('float32', 'bfloat16')),
+    ):
+        if value not in allowed:
+            raise ConfigError(f'task.{field}', f'{value!r} is none of {allowed}')
+    if not 0 < input_px <= store_px:
+        raise ConfigError('task.input_px', f'{input_px} is not in [1, {store_px}]')
+    if class_weights and len(class_weights) != len(names):
+        raise ConfigError(
+            'task.class_weights', f'{len(class_weights)} weights, {len(names)} classes'
+        )
+    model = NETWORKS[network](
+        num_classes=len(names), dropout=dropout, dtype=jnp.dtype(dtype),
+        axis_name=axis_name, **{
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in options.items()
+        },
+    )
+    steps = [transforms.mirror_sides] if mirror else []
+    if turn_deg or scale or shift:
+        steps.append(transforms.make_affine(
+            turn_deg=turn_deg, scale=scale, shift=shift
+        ))
+    if light:
+        steps.append(transforms.make_light(strength=light))
+    if mixup:
+        steps.append(transforms.make_mixup(alpha=mixup))
+    shared = dict(store_px=store_px, max_pixels=max_pixels)
+    folder = dict(classes=names, min_per_class=min_per_class, **shared)
+    prepare = partial(preprocess, input_px=input_px, channels=channels)
+    loss = losses.cross_entropy if single else losses.known_binary_cross_entropy
+    loss = partial(
+        loss, label_smoothing=label_smoothing,
+        class_weights=tuple(class_weights) or None,
+    )
+    explain = gradcam.make_gradcam(model)
+    task = Task(
+        card=Card(
+            title='Chest radiographs',
+            about=f'{network} for {", ".join(names)}'
+                  f'{"" if single else ", each for itself"}.',
+            legend='colour: what speaks for the class named (Grad-CAM)',
+            paper=_paper(network, data_set),
+            paper_data='a random split of images, not of patients',
+        ),
+        model=model,
+        example={
+            'inputs': np.zeros((store_px, store_px, 1), np.uint8),
+            'targets': np.zeros(len(names), np.float32),
+            'view': np.zeros((), np.int8), 'source': np.zeros((), np.int8),
+        },
+        sources={
+            'class_folders': partial(class_folders.read, **folder),
+            'covid_chestxray': partial(
+                covid_chestxray.read, **folder,
+                views=tuple(views) or ('unknown', *radiographs.FRONTAL),
+            ),
+            'csv': partial(csv_labels.read, exclusive=single, **folder),
+        },
+        phantoms=partial(
+            phantoms.records, store_px=store_px, classes=names, exclusive=single,
+            images_per_patient=phantom_images_per_patient,
+        ),
+        files=radiographs.find_unlabelled,
+        read=partial(radiographs.read_one, **shared),
+        preprocess=prepare,
+        augment=transforms.compose(*steps),
+        loss=lambda outputs, batch: loss(outputs, batch['targets']),
+        probabilities=jax.nn.softmax if single else jax.nn.sigmoid,
+        views=(transforms.IDENTITY,),
+        rows=partial(rows, input_px=input_px),
+        cases=cases,
+        scores={'certainty': True},
+        metrics=scores.make_metrics(exclusive=single),
+        baselines={} if single else {
+            'always negative': scores.always_negative(len(names)),
+        },
+        render=partial(render, classes=names, input_px=input_px),
+        infer=infer,
+        findings=partial(findings, classes=names, exclusive=single, input_px=input_px),
+        pretrained=partial(pretrained.load, model=model),
+        explain=lambda variables, batch, number: explain(
+            variables, prepare(batch)['inputs'], number
+        ),
+        probes={
+            name: partial(_change, change=change.apply)
+            for name, change in trust.CHANGES.items()
+        },
+        fit_baselines=_majority if single else None,
+    )
+    return _with_temperature(task, 1.0, names, single)
+
+
+def _with_temperature(task, temperature, classes, exclusive):
+    return task._replace(
+        probabilities=partial(
+            calibration.scale_logits, temperature=temperature, exclusive=exclusive
+        ),
+        calibrate=lambda cases: {'temperature': calibration.fit_temperature(
+            cases['probability'], cases['targets'], exclusive=exclusive
+        )},
+        calibrated=lambda values: _with_temperature(
+            task, float(values['temperature']), classes, exclusive
+        ),
+        sections=partial(make_sections, classes=classes, exclusive=exclusive),
+    )
+
+
+def _classes(data_set, classes, exclusive):
+    if not data_set:
+        if len(classes) < 1 + bool(exclusive):
+            raise ConfigError('task.classes', f'{tuple(classes)!r}: name them')
+        return tuple(classes), bool(exclusive)
+    if data_set not in DATA_SETS:
+        raise ConfigError('task.data_set', f'{data_set!r} is none of {[*DATA_SETS]}')
+    names, single = DATA_SETS[data_set]
+    return tuple(classes) or names, single
+
+
+def _paper(network, data_set):
+    if network not in PAPER_NETWORKS or data_set not in PAPER_DATA:
+        return {}
+    return tables.paper_values(PAPER_NETWORKS[network], PAPER_DATA[data_set])
+
+
+def _crop(images, input_px):
+    """The square of input_px in the middle of [..., S, S, C]."""
+    start = (images.shape[-2] - input_px) // 2
+    return images[..., start:start + input_px, start:start + input_px, :]
+
+
+def preprocess(batch, *, input_px, channels):
+    """uint8 [B, S, S, 1] -> float32 [B, input_px, input_px, channels].
+
+    Normalised as networks pretrained on photographs are, by ImageNet's means and
+    deviations (paper 003, 'Preprocessing'); one channel by their means.
+    """
+    inputs = _crop(batch['inputs'], input_px).astype(jnp.float32) / 255.0
+    if channels == 1:
+        inputs = (inputs - pretrained.GREY_MEAN) / pretrained.GREY_STD
+    else:
+        mean, std = jnp.array(pretrained.RGB_MEAN), jnp.array(pretrained.RGB_STD)
+        inputs = (inputs - mean) / std
+    return batch | {'inputs': inputs}
+
+
+def rows(probabilities, batch, *, input_px):
+    """Columns of an image: what the report counts, and a thumbnail for its probes."""
+    images = _crop(batch['inputs'], input_px).astype(jnp.float32)
+    thumbnails = jax.image.resize(
+        images, (len(images), THUMBNAIL_PX, THUMBNAIL_PX, 1), 'linear'
+    )
+    return {
+        'probability': probabilities,
+        'thumbnail': jnp.round(thumbnails[..., 0]).astype(jnp.uint8),
+        **{name: batch[name] for name in ('targets', 'view', 'source')},
+    }
+
+
+def cases(rows):
+    """One row per image; `certainty` is the mean probability of what is true."""
+    targets, probability = rows['targets'], rows['probability'].astype(np.float64)
+    right = np.where(targets > 0, probability, 1 - probability)
+    known = ~np.isnan(targets)
+    certainty = np.where(known, right, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return {name: rows[name] for name in rows if name != 'loss'} | {
+        'probability': probability, 'certainty': certainty,
+    }
+
+
+def _majority(source):
+    targets = np.stack([source[place]['targets'] for place in range(len(source))])
+    return {'majority class': scores.majority(scores.prevalence(targets))}
+
+
+def _change(batch, *, change):
+    return batch | {'inputs': change(batch['inputs'])}
+
+
+def _picture(record, input_px):
+    return np.ascontiguousarray(_crop(record['inputs'], input_px)[..., 0])
+
+
+def render(records, rows, *, classes, input_px, explain=None):
+    """An image; with `explain`, what speaks for the class named."""
+    picture = _picture(records[0], input_px)
+    if explain is None:
+        return np.repeat(picture[..., None], 3, axis=-1)
+    return gradcam.overlay(picture, explain(int(rows['probability'][0].argmax())))
+
+
+def infer(apply, record, *, batch_size):
+    """Probabilities [K] of one radiograph."""
+    del batch_size
+    return np.asarray(apply({
+        name: np.asarray(record[name])[None] for name in ('inputs', 'view', 'source')
+    })[0])
+
+
+def findings(record, probabilities, explain, *, classes, exclusive, input_px):
+    """Calibrated probabilities, the finding, and where the network looks for it."""
+    named = int(probabilities.argmax())
+    found = [classes[named]] if exclusive else [
+        name for name, value in zip(classes, probabilities) if value >= 0.5
+    ]
+    return Finding(
+        row={
+            'finding': '; '.join(found), 'warning': record.get('oddities', ''),
+            **{name: round(float(p), 4) for name, p in zip(classes, probabilities)},
+        },
+        details={'explained': classes[named]},
+        pictures={'overlays': gradcam.overlay(
+            _picture(record, input_px), explain(named)
+        )},
+    )
+
+
+def make_sections(
+    cases, *, classes, exclusive, valid_cases, found, changed, external,
+    calibrations, picture, resamples,
+):
+    """The report's parts beyond the table: see classification.sections.
+
+    Args:
+        cases, valid_cases: of the measured and of the validation split, or None.
+        classes, exclusive: of the task.
+        found: what launch.prepare counted, {} if nothing.
+        changed: name of a probe -> cases.
+        external: name of another data set -> cases.
+        calibrations: of the runs that were measured, {} where there is none.
+        picture: (place in cases, class) -> RGB, or None for no pictures.
+        resamples: of the bootstrap.
+    """
+    galleries = None
+    if picture is not None:
+        picked = sections.pick_cases(cases, classes=classes, exclusive=exclusive)
+        galleries = {
+            name: [
+                report.Figure(
+                    alt=f'{caption}: Grad-CAM over the radiograph', caption=caption,
+                    pixels=picture(place, number),
+                ) for place, number, caption in images
+            ] for name, images in picked.items()
+        }
+    temperatures = [values.get('temperature', 1.0) for values in calibrations]
+    return sections.sections(
+        cases, classes=classes, exclusive=exclusive,
+        temperature=temperatures if len(temperatures) > 1 else temperatures[0],
+        valid_rows=valid_cases, duplicates=found or None, changed=changed,
+        external=external, galleries=galleries, resamples=resamples,
+    )

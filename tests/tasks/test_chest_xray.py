@@ -1,0 +1,199 @@
+"""The task of radiographs: its options, its numbers, and its commands."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmed
+from configs import chest_xray, chest_xray_cnn
+from jaxmed import runs
+from jaxmed.errors import ConfigError
+from jaxmed.models import pretrained
+from jaxmed.tasks.chest_xray import DATA_SETS, cases
+from tests.test_launch import ROOT, run
+
+SMALL = (
+    '--config=configs/chest_xray_cnn.py:phantom', '--config.task.store_px=40',
+    '--config.task.input_px=32', '--config.task.options.widths=(4,8)',
+    '--config.data.phantoms=40', '--config.optimizer.warmup_steps=1',
+    '--config.train.epochs=2', '--config.train.batch_size=8',
+    '--config.train.steps_per_epoch=2', '--config.evaluate.resamples=50',
+)
+
+
+def make(**changes):
+    config = chest_xray_cnn.get_config('phantom').to_dict()
+    config['task'] |= dict(store_px=40, input_px=32) | changes
+    return runs.make_task(config)
+
+
+@pytest.mark.parametrize('channels, mean, std', [
+    (1, pretrained.GREY_MEAN, pretrained.GREY_STD),
+    (3, pretrained.RGB_MEAN, pretrained.RGB_STD),
+])
+def test_the_middle_is_cut_out_and_normalised_as_pretrained_networks_want(
+    channels, mean, std
+):
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 1), np.uint8)
+    ready = make(channels=channels).preprocess({'inputs': jnp.array(images)})
+    assert ready['inputs'].shape == (2, 32, 32, channels)
+    expected = (images[:, 4:36, 4:36] / 255 - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(ready['inputs'], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_keep_labels_views_and_a_thumbnail_of_what_the_network_saw():
+    image = np.zeros((1, 40, 40, 1), np.uint8)
+    image[:, 4:36, 4:20] = 200  # the left half of the middle
+    batch = {'inputs': jnp.array(image), 'targets': jnp.array([[0.0, 1.0, 0.0]]),
+             'view': jnp.array([2], jnp.int8), 'source': jnp.array([1], jnp.int8)}
+    rows = make().rows(jnp.array([[0.2, 0.7, 0.1]]), batch)
+    assert rows['thumbnail'].shape == (1, 32, 32)
+    np.testing.assert_array_equal(rows['thumbnail'][0, :, :16], 200)
+    np.testing.assert_array_equal(rows['thumbnail'][0, :, 16:], 0)
+    assert rows['view'].tolist() == [2] and rows['source'].tolist() == [1]
+
+
+def test_certainty_is_the_mean_probability_of_what_is_known_to_be_true():
+    found = cases({
+        'probability': np.array([[0.9, 0.2, 0.6], [0.5, 0.5, 0.5]]),
+        'targets': np.array([[1.0, 0.0, np.nan], [np.nan] * 3]),
+        'loss': np.zeros(2),
+    })
+    np.testing.assert_allclose(found['certainty'], [(0.9 + 0.8) / 2, 0])
+    assert 'loss' not in found
+
+
+def test_a_calibration_softens_probabilities_and_leaves_the_rest():
+    task = make()
+    logits = jnp.array([[2.0, 0.0, -2.0]])
+    soft = task.calibrated({'temperature': 2.0}).probabilities(logits)
+    np.testing.assert_allclose(soft, task.probabilities(logits / 2), rtol=1e-6)
+    many = make(data_set='covid_chestxray')
+    np.testing.assert_allclose(
+        many.probabilities(jnp.zeros((1, 9))), np.full((1, 9), 0.5)
+    )
+
+
+@pytest.mark.parametrize('changes, words', [
+    (dict(network='lenet'), "task.network: 'lenet' is none of"),
+    (dict(data_set='mnist'), "task.data_set: 'mnist' is none of"),
+    (dict(data_set='', classes=('a',)), 'task.classes'),
+    (dict(input_px=41), 'task.input_px: 41 is not in'),
+    (dict(class_weights=(1.0, 2.0)), 'task.class_weights: 2 weights, 3 classes'),
+    (dict(channels=2), 'task.channels'),
+])
+def test_options_that_do_not_fit_are_named(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        make(**changes)
+
+
+@pytest.mark.parametrize('variant', chest_xray.VARIANTS)
+def test_every_variant_makes_a_task_of_the_papers_classes(variant):
+    for data_set, (classes, _) in DATA_SETS.items():
+        config = chest_xray_cnn.get_config(variant)
+        config.task.data_set = data_set
+        task = runs.make_task(config.to_dict())
+        assert task.example['targets'].shape == (len(classes),)
+
+
+def test_an_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match="'best': there are strong, phantom"):
+        chest_xray_cnn.get_config('best')
+
+
+@pytest.fixture(scope='module')
+def folds(tmp_path_factory):
+    """Two folds of drawn radiographs, prepared from files and trained."""
+    folder = tmp_path_factory.mktemp('cxr')
+    source = folder / 'source'
+    phantoms = make().phantoms(count=30, seed=0)
+    import cv2
+
+    for number, record in enumerate(phantoms):
+        name = DATA_SETS['three_class'][0][int(record['targets'].argmax())]
+        path = source / name / f'{number:03d}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), record['inputs'])
+    for fold in (0, 1):
+        code, output = run(
+            'prepare', *SMALL[:3], '--layout=class_folders', f'--source={source}',
+            f'--output={folder}/records{fold}', '--splits=0.3,0.2,0.5',
+            f'--fold={fold}',
+        )
+        assert code == 0, output
+        code, output = run(
+            'train', *SMALL, f'--config.data.records={folder}/records{fold}',
+            f'--workdir={folder}/run{fold}',
+        )
+        assert code == 0, output
+    return folder
+
+
+def test_a_run_ends_with_a_calibration_and_the_tests_of_trust(folds):
+    calibration = json.loads((folds / 'run0' / 'calibration.json').read_text())
+    assert 0.01 < calibration['temperature'] < 100
+    page = (folds / 'run0' / 'report' / 'report.html').read_text()
+    for words in ('majority class', 'lungs blacked out', 'Calibration', 'Worst: '):
+        assert words in page, words
+
+
+def test_folds_are_counted_together_each_case_once(folds):
+    workdirs = f'{folds}/run0,{folds}/run1'
+    code, output = run(
+        'evaluate', f'--workdir={workdirs}', '--pooled', f'--output={folds}/pooled'
+    )
+    assert code == 0, output
+    numbers = json.loads((folds / 'pooled' / 'report.json').read_text())
+    assert len(numbers['cases']['case_id']) == 30
+    code, output = run('evaluate', f'--workdir={folds}/run0,{folds}/run0', '--pooled')
+    assert code == 2 and 'comes twice' in output.splitlines()[-1]
+
+
+def test_another_set_stands_beside_without_what_was_trained_on(folds):
+    code, output = run(
+        'evaluate', f'--workdir={folds}/run0', f'--external={folds}/records1',
+        f'--output={folds}/external',
+    )
+    assert code == 0, output
+    assert 'this model, records1' in output
+    page = (folds / 'external' / 'report.html').read_text()
+    assert 'cases are left out, since run0' in page
+
+
+def test_prediction_writes_calibrated_probabilities_and_warns_of_other_pictures(
+    folds, tmp_path
+):
+    source = folds / 'source' / 'Normal'
+    code, output = run(
+        'predict', f'--workdir={folds}/run0', f'--input={source}',
+        f'--output={tmp_path}',
+    )
+    assert code == 0, output
+    with open(tmp_path / 'findings.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(list(source.iterdir()))
+    for row in rows:
+        values = [float(row[name]) for name in DATA_SETS['three_class'][0]]
+        assert abs(sum(values) - 1) < 1e-3
+        assert (tmp_path / 'overlays' / f'{row["case"]}.png').is_file()
+    finding = jaxmed.load(folds / 'run0')(next(iter(sorted(source.iterdir()))))
+    assert finding.row['finding'] == rows[0]['finding']
+    np.testing.assert_allclose(
+        [finding.row[n] for n in DATA_SETS['three_class'][0]],
+        [float(rows[0][n]) for n in DATA_SETS['three_class'][0]], atol=1e-4,
+    )
+
+
+def test_weights_that_are_absent_are_named(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-m', 'launch.train', *SMALL,
+         '--config.train.init_from=/nowhere.safetensors', f'--workdir={tmp_path}/run'],
+        cwd=ROOT, capture_output=True, text=True, timeout=240,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith('error: /nowhere.safetensors: ')
