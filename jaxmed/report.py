@@ -91,8 +91,9 @@ def summarise(cases, metrics, *, resamples, seed):
     """Each metric over a whole split, with a 95% interval over patients.
 
     Args:
-        cases: Rows, one per case, with 'case_id' and 'patient_id'. Columns of pictures
-            ([N, H, W]) are kept from the metrics: to draw them anew takes minutes.
+        cases: Rows, one per case, with 'case_id' and 'patient_id'. Columns of text and
+            of pictures ([N, H, W]) are kept from the metrics: to draw them anew in each
+            resample takes minutes.
         metrics: name -> function of such rows; the first is the headline. The first
             line of a function's docstring tells readers what it means.
         resamples, seed: of the bootstrap.
@@ -106,8 +107,9 @@ def summarise(cases, metrics, *, resamples, seed):
     """
     if not len(cases['case_id']):
         raise InputError('cases', 'there are none to measure')
-    cases = {name: column for name, column in cases.items() if np.ndim(column) < 3}
-    patients, summary = cases['patient_id'], {}
+    patients, summary = np.asarray(cases['patient_id']), {}
+    cases = {name: column for name, column in cases.items()
+             if np.ndim(column) < 3 and np.asarray(column).dtype.kind not in 'US'}
     for name, metric in metrics.items():
         low, high = metric_functions.bootstrap_interval(
             cases, metric, groups=patients, resamples=resamples, seed=seed)

@@ -40,13 +40,23 @@ def _counts(rows, *, exclusive, only, threshold):
         every = np.asarray(rows['probability'], float)
         chosen = np.argmax(every, axis=1)
         said = chosen[:, None] == np.arange(every.shape[1])[only]
-        broken = np.isnan(every).any(axis=1, keepdims=True)
+        broken = np.isnan(every)
     else:
         said = probability >= threshold
-        broken = np.isnan(probability) | np.isnan(threshold)
+        broken = np.isnan(probability)
     said, yes = said & known, targets == 1
-    counts = np.stack([said & yes, said & ~yes, ~said & yes, known & ~said & ~yes])
-    return np.where((broken & known).any(axis=0), np.nan, counts.sum(axis=1))
+    ones = np.ones(len(known))  # a product counts faster than a sum over the images
+    found, called, with_class, all_known = (
+        ones @ kind for kind in (said & yes, said, yes, known)
+    )
+    counts = np.stack([
+        found, called - found, with_class - found,
+        all_known - called - with_class + found,
+    ])
+    if broken.any():
+        broken = broken.any(axis=1, keepdims=True) if exclusive else broken
+        counts[:, (broken & known).any(axis=0)] = np.nan
+    return np.where(np.isnan(threshold), np.nan, counts)
 
 
 def _ratio(part, whole):
@@ -114,7 +124,7 @@ def auc(rows, *, exclusive, only=ALL, threshold=0.5):
     del exclusive, threshold
     values = []
     for score, truth in _columns(rows, only):
-        with_class, without = score[truth], np.sort(score[~truth])
+        with_class, without = np.sort(score[truth]), np.sort(score[~truth])
         pairs = len(with_class) * len(without)
         if not pairs or np.isnan(score).any():
             values.append(np.nan)
@@ -148,12 +158,13 @@ def _columns(rows, only):
     probability, targets, known = _select(rows, only)
     for k in range(targets.shape[1]):
         kept = known[:, k]
+        kept = ALL if kept.all() else kept  # much faster than a mask of True
         yield probability[kept, k], targets[kept, k] == 1
 
 
 def _sweep(score, truth):
     """Images found and images called at each distinct threshold, highest first."""
-    order = np.argsort(-score, kind='stable')
+    order = np.argsort(-score)
     score, truth = score[order], truth[order]
     last = np.flatnonzero(np.append(score[1:] != score[:-1], len(score) > 0))
     return np.cumsum(truth)[last], last + 1, score[last]

@@ -8,7 +8,6 @@ from jaxmed import report
 from jaxmed.classification import calibration, figures, scores, trust
 from jaxmed.metrics import bootstrap_interval
 
-COLUMNS = ('case_id', 'patient_id', 'probability', 'targets')  # all that scores read
 SENSITIVITY = 0.95
 FEW_PATIENTS = 5  # with (or without) a class: fewer give no interval
 # Whose patients a score is about, and why it may be undefined though they are there.
@@ -71,13 +70,9 @@ def sections(
     return parts
 
 
-def _slim(rows):
-    return {name: rows[name] for name in COLUMNS}
-
-
 def _measure(rows, metrics, reasons, options):
     """Cells of report.Table, one a metric; `reasons` says why it may be undefined."""
-    summary = report.summarise(_slim(rows), metrics, **options)
+    summary = report.summarise(rows, metrics, **options)
     return [_with_reason(summary[name], reasons[name]) for name in metrics]
 
 
@@ -86,7 +81,7 @@ def _measure_classes(rows, metrics, options):
     def every(rows):
         return np.concatenate([metric(rows) for metric in metrics.values()])
 
-    slim = _slim(rows)
+    slim = {name: rows[name] for name in ('probability', 'targets')}
     patients, values = rows['patient_id'], every(slim)
     low, high = bootstrap_interval(slim, every, groups=patients, **options)
     values, low, high = np.broadcast_arrays(values, low, high)

@@ -16,7 +16,6 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from jaxmed import metrics
@@ -270,8 +269,9 @@ def _predict_left_out(features, target, groups, seed):
     folds = _folds(target, groups)
     if not folds:
         return probability
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for train, test in splitter.split(features, target, groups):
+    fold = _deal(target, groups, folds, seed)
+    for number in range(folds):
+        train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         if len(np.unique(target[train])) < 2:  # a group holds all there are
             probability[known[test]] = target[train].mean()
             continue
@@ -282,6 +282,20 @@ def _predict_left_out(features, target, groups, seed):
             model.fit(features[train], target[train])
         probability[known[test]] = model.predict_proba(features[test])[:, 1]
     return probability
+
+
+def _deal(target, groups, folds, seed):
+    """The fold of each image, [N]: shuffled groups in turn, those with positives first.
+
+    scikit-learn's StratifiedGroupKFold balances better, in a minute for 4000 groups.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    positive = np.bincount(member, weights=target) > 0
+    order = order[np.argsort(~positive[order], kind='stable')]
+    fold_of_group = np.empty(len(names), int)
+    fold_of_group[order] = np.arange(len(names)) % folds
+    return fold_of_group[member]
 
 
 # What preparation counts (data.radiographs.read_listed) or an evaluation may add:
