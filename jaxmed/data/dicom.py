@@ -1,11 +1,16 @@
 """Single-frame DICOM files -> grey pictures as a radiologist's screen shows them.
 
-SimpleITK (GDCM) decodes; what is told of a patient's name is never asked for.
+The file's structure is read here, with every length checked against what is there: a
+library that trusts a damaged length allocates gigabytes. Only the elements named below
+are looked at; a patient's name is not among them. Plain pixels are taken as they lie,
+compressed ones go to GDCM (SimpleITK) in a file of nothing but pixels.
 """
 
 import hashlib
 import os
 import stat
+import struct
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +21,35 @@ from jaxmed.errors import ImageError
 
 SUFFIXES = ('.dcm', '.dicom')
 
-_MARK_AT, _MARK = 128, b'DICM'
-_HEADER_BYTES = 4096  # in which the transfer syntax is looked for
+# GDCM's remarks on odd files; what matters of them is raised.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
-# Element (0002,0010) with its type, and the syntaxes that store pixels as they are.
-_SYNTAX = b'\x02\x00\x10\x00UI'
-_PLAIN = (b'1.2.840.10008.1.2', b'1.2.840.10008.1.2.1', b'1.2.840.10008.1.2.2')
+_MARK_AT, _MARK = 128, b'DICM'
+
+_SYNTAX = (0x0002, 0x0010)
+_MODALITY, _PATIENT, _VIEW = (0x0008, 0x0060), (0x0010, 0x0020), (0x0018, 0x5101)
+_SAMPLES, _PHOTOMETRIC, _PLANAR = (0x0028, 0x0002), (0x0028, 0x0004), (0x0028, 0x0006)
+_FRAMES, _ROWS, _COLUMNS = (0x0028, 0x0008), (0x0028, 0x0010), (0x0028, 0x0011)
+_ALLOCATED, _STORED, _HIGH = (0x0028, 0x0100), (0x0028, 0x0101), (0x0028, 0x0102)
+_SIGNED, _PADDING = (0x0028, 0x0103), (0x0028, 0x0120)
+_CENTRE, _WIDTH, _FUNCTION = (0x0028, 0x1050), (0x0028, 0x1051), (0x0028, 0x1056)
+_INTERCEPT, _SLOPE = (0x0028, 0x1052), (0x0028, 0x1053)
+_WANTED = frozenset((
+    _SYNTAX, _MODALITY, _PATIENT, _VIEW, _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES,
+    _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED, _PADDING, _CENTRE, _WIDTH,
+    _FUNCTION, _INTERCEPT, _SLOPE,
+))
+_PIXELS = (0x7FE0, 0x0010)
+_ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
+_LONG = (b'OB', b'OD', b'OF', b'OL', b'OV', b'OW', b'SQ', b'SV', b'UC', b'UN', b'UR',
+         b'UT', b'UV')
+_UNDEFINED = 0xFFFFFFFF
+_DEEPEST = 16  # sequences within each other
+
+_IMPLICIT, _EXPLICIT = '1.2.840.10008.1.2', '1.2.840.10008.1.2.1'
+_BIG_ENDIAN = '1.2.840.10008.1.2.2'
+# JPEG, JPEG-LS, JPEG 2000 and run lengths: what GDCM decodes.
+_COMPRESSED = ('1.2.840.10008.1.2.4.', '1.2.840.10008.1.2.5')
 
 # What anonymisers write for everybody is nobody's id.
 _PLACEHOLDERS = ('', '0', 'anon', 'anonymous', 'anonymized', 'anonymised', 'none',
@@ -65,63 +93,288 @@ def read_dicom(path, *, max_pixels):
 
     Raises:
         ImageError: no such file, no DICOM file, damaged or truncated, no picture in
-            it, several frames, over the limit.
+            it, several frames, over the limit, a kind of pixels that isn't read.
     """
     if not is_dicom(path):
         raise ImageError(path, _why_not(path))
-    # GDCM takes the whole file into memory to read a header; nothing that is allowed
-    # is this long.
     size = os.path.getsize(path)
     if size > 8 * max_pixels + (1 << 26):
         raise ImageError(path, f'{size} bytes are too many for {max_pixels} pixels')
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO('GDCMImageIO')
-    reader.SetFileName(os.fsdecode(path))
     try:
-        with silent_stderr():
-            reader.ReadImageInformation()
-    except RuntimeError:
-        raise ImageError(
-            path, 'damaged or truncated DICOM, or one without a picture') from None
-    width, height, *rest = reader.GetSize()
-    frames = int(np.prod(rest, dtype=np.int64))
-    if frames != 1:
+        with open(path, 'rb') as file:
+            header, fragments = _parse(memoryview(file.read()))
+    except OSError as error:
+        raise ImageError(path, error.strerror) from None
+    except (_Damaged, struct.error, IndexError):
+        raise ImageError(path, 'damaged or truncated DICOM') from None
+    width, height = header.integer(_COLUMNS, 0), header.integer(_ROWS, 0)
+    if fragments is None or not width * height:
+        raise ImageError(path, 'DICOM without a picture')
+    if header.integer(_FRAMES, 1) > 1:
+        frames = header.integer(_FRAMES, 1)
         raise ImageError(path, f'{frames} frames; only a single one can be read')
     if width * height > max_pixels:
         raise ImageError(path, f'{width} x {height} pixels, limit {max_pixels}')
-    tags = _Tags(reader)
-    _check_length(path, size, width * height, tags)
+    photometric = header.text(_PHOTOMETRIC)
+    kind = (header.integer(_ALLOCATED, 0), header.integer(_SAMPLES, 1))
+    if kind not in ((8, 1), (16, 1), (8, 3)) or photometric == 'PALETTE COLOR':
+        raise ImageError(
+            path, f'{kind[1]} x {kind[0]} bits of {photometric!r} are not read')
+    syntax = header.text(_SYNTAX)
     try:
-        with silent_stderr():
-            values = sitk.GetArrayFromImage(reader.Execute())[0]
-    except RuntimeError:
-        raise ImageError(path, 'damaged DICOM, or a compression not known') from None
+        if syntax.startswith(_COMPRESSED):
+            values = _decompress(header, fragments, (height, width))
+        elif syntax in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN):
+            values = _unpack(header, fragments, (height, width))
+        else:
+            raise ImageError(path, f'transfer syntax {syntax[:64]!r} is not read')
+    except _Damaged as error:
+        raise ImageError(path, f'damaged or truncated DICOM: {error}') from None
     return Picture(
-        pixels=_to_screen(values, tags),
-        view=tags.text('0018|5101').upper(),
-        modality=tags.text('0008|0060').upper(),
-        patient=_hide(tags.text('0010|0020')),
+        pixels=values if values.ndim == 3 else _to_screen(values, header),
+        view=header.text(_VIEW).upper(),
+        modality=header.text(_MODALITY).upper(),
+        patient=_hide(header.text(_PATIENT)),
     )
 
 
-class _Tags:
-    """Elements of a header by number; what is absent or no number is a default."""
+class _Damaged(Exception):
+    """A structure that isn't DICOM's."""
 
-    def __init__(self, reader):
-        self._reader = reader
 
-    def text(self, key):
-        if not self._reader.HasMetaDataKey(key):
-            return ''
-        # ITK hands on bytes that are no UTF-8 as surrogates; NULs pad to even length.
-        return self._reader.GetMetaData(key).strip(' \0\n\t')
+class _Header:
+    """Wanted elements; what is absent or no number is a default."""
 
-    def number(self, key, default=None):
+    def __init__(self):
+        self.elements, self.order = {}, '<'
+
+    def text(self, tag):
+        _, value = self.elements.get(tag, (b'', b''))
+        return bytes(value).decode('latin-1').strip(' \0\t\r\n')
+
+    def number(self, tag, default=None):
+        kind, value = self.elements.get(tag, (b'', b''))
+        if kind in (b'US', b'SS') and len(value) >= 2:
+            letter = 'H' if kind == b'US' else 'h'
+            return float(struct.unpack_from(self.order + letter, value)[0])
         try:
-            value = float(self.text(key).split('\\')[0])
+            value = float(self.text(tag).split('\\')[0])
         except ValueError:
             return default
         return value if np.isfinite(value) else default
+
+    def integer(self, tag, default):
+        value = self.number(tag)
+        return default if value is None else int(value)
+
+
+# Types of the elements that hold numbers, for files that don't say.
+_SHORTS = (_SAMPLES, _PLANAR, _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED)
+
+
+def _parse(data):
+    """Bytes of a file -> (_Header, list of pixel fragments or None)."""
+    header, place = _Header(), _MARK_AT + 4
+    while place + 8 <= len(data) and data[place:place + 2] == b'\x02\0':
+        tag, kind, start, length = _element(data, place, '<', True)
+        if tag == _SYNTAX:
+            header.elements[tag] = (kind, data[start:start + length])
+        place = start + length
+    syntax = header.text(_SYNTAX)
+    explicit = syntax != _IMPLICIT
+    header.order = '>' if syntax == _BIG_ENDIAN else '<'
+    while place + 8 <= len(data):
+        tag, kind, start, length = _element(data, place, header.order, explicit)
+        if tag == _PIXELS:
+            if length == _UNDEFINED:
+                return header, _fragments(data, start)
+            return header, [data[start:start + length]]
+        if length == _UNDEFINED:
+            inside = explicit and kind != b'UN'
+            place = _skip_items(data, start, header.order, inside, 0)
+            continue
+        if tag in _WANTED:
+            if not explicit and tag in _SHORTS + (_PADDING,):
+                signed = tag == _PADDING and header.number(_SIGNED)
+                kind = b'SS' if signed else b'US'
+            header.elements[tag] = (kind, data[start:start + length])
+        place = start + length
+    return header, None
+
+
+def _element(data, place, order, explicit):
+    """(tag, type, start of the value, length), which lies within the data."""
+    tag = struct.unpack_from(order + 'HH', data, place)
+    kind, start = b'', place + 8
+    if explicit and tag[0] != 0xFFFE:
+        kind = bytes(data[place + 4:place + 6])
+        if not (kind.isalpha() and kind.isupper()):
+            raise _Damaged('an element without a type')
+        if kind in _LONG:
+            length, = struct.unpack_from(order + 'I', data, place + 8)
+            start += 4
+        else:
+            length, = struct.unpack_from(order + 'H', data, place + 6)
+    else:
+        length, = struct.unpack_from(order + 'I', data, place + 4)
+    if length != _UNDEFINED and start + length > len(data):
+        raise _Damaged('an element that is longer than the file')
+    return tag, kind, start, length
+
+
+def _skip_items(data, place, order, explicit, depth):
+    """The place behind a sequence of undefined length."""
+    if depth > _DEEPEST:
+        raise _Damaged('sequences within each other')
+    while True:
+        tag, _, start, length = _element(data, place, order, explicit)
+        place = start + (0 if length == _UNDEFINED else length)
+        if tag == _SEQUENCE_END:
+            return place
+        if tag != _ITEM:
+            raise _Damaged('a sequence of something else than items')
+        while length == _UNDEFINED:
+            tag, kind, start, inner = _element(data, place, order, explicit)
+            if tag == _ITEM_END:
+                place = start
+                break
+            if inner == _UNDEFINED:
+                inside = explicit and kind != b'UN'
+                place = _skip_items(data, start, order, inside, depth + 1)
+            else:
+                place = start + inner
+
+
+def _fragments(data, place):
+    """Encapsulated pixels: the items behind the table of offsets."""
+    found = []
+    while True:
+        tag, _, start, length = _element(data, place, '<', True)
+        if tag == _SEQUENCE_END:
+            return found[1:]
+        if tag != _ITEM or length == _UNDEFINED:
+            raise _Damaged('fragments that are no items')
+        found.append(data[start:start + length])
+        place = start + length
+
+
+def _unpack(header, fragments, shape):
+    """Plain pixels -> stored values: [H, W], or uint8 RGB [H, W, 3]."""
+    allocated, samples = header.integer(_ALLOCATED, 0), header.integer(_SAMPLES, 1)
+    count = shape[0] * shape[1] * samples
+    data = fragments[0] if fragments else b''
+    if len(data) < count * allocated // 8:
+        raise _Damaged(f'{len(data)} bytes for {shape[1]} x {shape[0]} pixels')
+    kind = 'u1' if allocated == 8 else header.order + 'u2'
+    values = np.frombuffer(data, kind, count)
+    if samples == 3:
+        if header.integer(_PLANAR, 0):
+            values = values.reshape(3, *shape).transpose(1, 2, 0)
+        return _to_rgb(values.reshape(*shape, 3), header.text(_PHOTOMETRIC))
+    stored = min(header.integer(_STORED, allocated) or allocated, allocated)
+    highest = min(max(header.integer(_HIGH, stored - 1), stored - 1), allocated - 1)
+    values = values.reshape(shape).astype(np.int32) >> (highest + 1 - stored)
+    values &= (1 << stored) - 1  # the other bits may hold an overlay
+    if header.integer(_SIGNED, 0):
+        values -= (values >> (stored - 1)) << stored
+    return values
+
+
+def _to_rgb(values, photometric):
+    if photometric == 'RGB':
+        return np.ascontiguousarray(values)
+    if photometric != 'YBR_FULL':
+        raise _Damaged(f'three samples of {photometric!r} are not read')
+    luma, blue, red = (values[..., i].astype(np.float32) for i in range(3))
+    blue, red = blue - 128, red - 128
+    colours = np.stack([  # PS3.3 C.7.6.3.1.2
+        luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red,
+        luma + 1.772 * blue], axis=-1)
+    return np.clip(np.rint(colours), 0, 255).astype(np.uint8)
+
+
+def _decompress(header, fragments, shape):
+    """Compressed pixels -> stored values: [H, W], or uint8 RGB [H, W, 3]."""
+    stream = b''.join(fragments)
+    try:
+        size = _coded_size(stream)
+    except struct.error:
+        raise _Damaged('its compressed pixels') from None
+    if size and size != shape:
+        raise _Damaged(f'{size[1]} x {size[0]} pixels are coded')
+    if not stream:
+        raise _Damaged('no pixels')
+    with tempfile.NamedTemporaryFile(suffix='.dcm') as file:
+        file.write(_wrap(header, fragments))
+        file.flush()
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO('GDCMImageIO')
+        reader.SetFileName(file.name)
+        try:
+            with silent_stderr():  # of the codecs
+                values = sitk.GetArrayFromImage(reader.Execute())[0]
+        except (RuntimeError, IndexError):
+            raise _Damaged('its compressed pixels') from None
+    if values.shape[:2] != shape or values.ndim == 3 and values.dtype != np.uint8:
+        raise _Damaged('its compressed pixels')
+    return values if values.ndim == 3 else values.astype(np.int32)
+
+
+def _coded_size(stream):
+    """(height, width) that a JPEG or JPEG 2000 stream declares, or None.
+
+    A decoder allocates what the stream declares, whatever the header says.
+    """
+    at = stream.find(b'\xff\x4f\xff\x51')
+    if at >= 0:
+        right, below, left, above = struct.unpack_from('>4I', stream, at + 8)
+        return below - above, right - left
+    at = 2
+    while stream.startswith(b'\xff\xd8') and at + 9 < len(stream):
+        marker = stream[at + 1]
+        if marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xF7):  # F7: JPEG-LS
+            return struct.unpack_from('>HH', stream, at + 5)
+        at += 2 + struct.unpack_from('>H', stream, at + 2)[0]
+    return None
+
+
+def _wrap(header, fragments):
+    """A DICOM file of the pixels alone: no names, no windows, nothing inverted."""
+    def element(tag, kind, value):
+        value += (b'\0' if kind in (b'UI', b'OB') else b' ') * (len(value) % 2)
+        head = struct.pack('<HH', *tag) + kind
+        if kind in _LONG:
+            return head + struct.pack('<HI', 0, len(value)) + value
+        return head + struct.pack('<H', len(value)) + value
+
+    def item(tag, value):
+        return struct.pack('<HHI', *tag, len(value)) + bytes(value)
+
+    kind = b'1.2.840.10008.5.1.4.1.1.7'  # secondary capture
+    syntax = header.text(_SYNTAX).encode()
+    meta = b''.join((
+        element((2, 1), b'OB', b'\0\1'), element((2, 2), b'UI', kind),
+        element((2, 3), b'UI', b'1.2.3'), element(_SYNTAX, b'UI', syntax)))
+    colour = header.integer(_SAMPLES, 1) == 3
+    photometric = header.text(_PHOTOMETRIC).encode() if colour else b'MONOCHROME2'
+    allocated = header.integer(_ALLOCATED, 0)
+    stored = header.integer(_STORED, allocated)
+    body = element((8, 0x16), b'UI', kind) + element((8, 0x18), b'UI', b'1.2.3')
+    for tag, value in (
+        (_SAMPLES, 3 if colour else 1), (_PHOTOMETRIC, photometric),
+        (_PLANAR, 0 if colour else None), (_ROWS, header.integer(_ROWS, 0)),
+        (_COLUMNS, header.integer(_COLUMNS, 0)), (_ALLOCATED, allocated),
+        (_STORED, stored), (_HIGH, stored - 1), (_SIGNED, header.integer(_SIGNED, 0)),
+    ):
+        if isinstance(value, int):
+            body += element(tag, b'US', struct.pack('<H', value & 0xFFFF))
+        elif value is not None:
+            body += element(tag, b'CS', value)
+    pixels = struct.pack('<HH2sHI', *_PIXELS, b'OB', 0, _UNDEFINED) + item(_ITEM, b'')
+    pixels += b''.join(item(_ITEM, part) for part in fragments)
+    pixels += item(_SEQUENCE_END, b'')
+    size = element((2, 0), b'UL', struct.pack('<I', len(meta)))
+    return bytes(_MARK_AT) + _MARK + size + meta + body + pixels
 
 
 def _why_not(path):
@@ -132,45 +385,20 @@ def _why_not(path):
         return error.strerror
 
 
-def _check_length(path, size, pixels, tags):
-    """Pixels that are stored plain and missing would be read from foreign memory."""
-    with open(path, 'rb') as file:
-        _, found, rest = file.read(_HEADER_BYTES).partition(_SYNTAX)
-    length = int.from_bytes(rest[:2], 'little')
-    if not found or rest[2:2 + length].rstrip(b'\0 ') not in _PLAIN:
-        return
-    bits = tags.number('0028|0100', 8.0) * tags.number('0028|0002', 1.0)
-    if size < pixels * bits / 8:
-        raise ImageError(path, f'truncated: {size} bytes for {pixels} pixels')
-
-
-def _to_screen(values, tags):
-    """Values as ITK gives them (rescaled) -> uint8 [H, W] or [H, W, 3]."""
-    photometric = tags.text('0028|0004')
-    if values.ndim == 3:
-        # RGB: ITK has converted YBR and looked up palettes.
-        values = values[..., :3] if values.shape[-1] >= 3 else values[..., 0]
-        if values.dtype == np.uint8:
-            return values
-        return scale_by_range(values.reshape(len(values), -1)).reshape(values.shape)
-    slope = tags.number('0028|1053', 1.0) or 1.0
-    intercept = tags.number('0028|1052', 0.0)
-    values = values.astype(np.float32)
-    inverted = photometric == 'MONOCHROME1'
-    if inverted:
-        # ITK has turned the stored values about; a window is in those of the file.
-        ends = -1.0 if tags.number('0028|0103') else (
-            2.0 ** tags.number('0028|0101', 16.0) - 1)
-        values = slope * ends + 2 * intercept - values
-    centre, width = tags.number('0028|1050'), tags.number('0028|1051')
+def _to_screen(values, header):
+    """Stored values [H, W] -> uint8 [H, W]."""
+    slope = header.number(_SLOPE, 1.0) or 1.0
+    intercept = header.number(_INTERCEPT, 0.0)
+    rescaled = np.float32(slope) * values.astype(np.float32) + np.float32(intercept)
+    centre, width = header.number(_CENTRE), header.number(_WIDTH)
     if centre is None or width is None or width <= 0:
-        padding = tags.number('0028|0120')
+        padding = header.number(_PADDING)
         if padding is not None:
-            padding = np.float32(slope * padding + intercept)
-        pixels = scale_by_range(values, left_out=padding)
+            padding = np.float32(slope) * np.float32(padding) + np.float32(intercept)
+        pixels = scale_by_range(rescaled, left_out=padding)
     else:
-        pixels = _window(values, centre, width, tags.text('0028|1056'))
-    return 255 - pixels if inverted else pixels
+        pixels = _window(rescaled, centre, width, header.text(_FUNCTION))
+    return 255 - pixels if header.text(_PHOTOMETRIC) == 'MONOCHROME1' else pixels
 
 
 def _window(values, centre, width, function):
@@ -187,5 +415,4 @@ def _window(values, centre, width, function):
 def _hide(patient):
     if patient.casefold() in _PLACEHOLDERS:
         return ''
-    patient = patient.encode(errors='surrogateescape')
-    return hashlib.sha256(b'dicom:' + patient).hexdigest()[:16]
+    return hashlib.sha256(f'dicom:{patient}'.encode()).hexdigest()[:16]

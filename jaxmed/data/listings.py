@@ -19,6 +19,7 @@ from jaxmed.errors import ConfigError, ImageError
 LOG = logging.getLogger('jaxmed')
 
 _MEMORY_BYTES = 256 << 20  # of pictures between the two passes; then they go to disk
+_THREADS = 8  # that decode; each holds a picture in full
 _NAMED = 20  # how many files a warning or a list names
 
 
@@ -36,7 +37,7 @@ class Listing(NamedTuple):
 def read_listed(listings, *, store_px, max_pixels):
     """Yields the records of labelled radiographs, in their order.
 
-    Every file is decoded once, by as many threads as there are cores; then pictures
+    Every file is decoded once, by a few threads; then pictures
     that are equal, or copies of each other (`duplicates`), or of one patient are made
     one group, and the records follow. A group that the data set puts into several
     splits goes whole into the first of train, valid and test.
@@ -72,7 +73,7 @@ def read_listed(listings, *, store_px, max_pixels):
 
     facts, thumbnails = [], []
     with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as store:
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(min(os.cpu_count(), _THREADS)) as threads:
             for picture, (square, size, small, content) in threads.map(
                 decode, listings
             ):

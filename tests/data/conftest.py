@@ -8,7 +8,8 @@ import pytest
 
 from jaxmed.data.phantoms import radiographs as phantoms
 
-PLAIN, IMPLICIT_SC = '1.2.840.10008.1.2.1', '1.2.840.10008.5.1.4.1.1.7'
+PLAIN, IMPLICIT, BIG = (f'1.2.840.10008.1.2{end}' for end in ('.1', '', '.2'))
+CAPTURE = '1.2.840.10008.5.1.4.1.1.7'
 
 
 @pytest.fixture
@@ -37,13 +38,16 @@ def save():
     return write
 
 
-def element(group, number, kind, value):
+def element(group, number, kind, value, order='<', explicit=True):
     value = value.encode('latin-1') if isinstance(value, str) else value
     value += (b'\0' if kind in ('UI', 'OB') else b' ') * (len(value) % 2)
-    head = struct.pack('<HH', group, number) + kind.encode()
-    if kind in ('OB', 'OW'):
-        return head + b'\0\0' + struct.pack('<I', len(value)) + value
-    return head + struct.pack('<H', len(value)) + value
+    head = struct.pack(order + 'HH', group, number)
+    if not explicit:
+        return head + struct.pack(order + 'I', len(value)) + value
+    head += kind.encode()
+    if kind in ('OB', 'OW', 'SQ', 'UN'):
+        return head + b'\0\0' + struct.pack(order + 'I', len(value)) + value
+    return head + struct.pack(order + 'H', len(value)) + value
 
 
 @pytest.fixture
@@ -51,18 +55,21 @@ def dicom():
     """Writes a DICOM file by hand and returns its path.
 
     `pixels` uint8, uint16 or int16; `tags` maps (group, element) to (type, value) and
-    replaces what is written otherwise; a value of None leaves an element out.
+    replaces what is written otherwise; None leaves an element out, bytes are written
+    as they are.
     """
-    def write(path, pixels, *, tags=None, bits=None, marked=True):
+    def write(path, pixels, *, tags=None, bits=None, marked=True, syntax=PLAIN):
+        order, explicit = '>' if syntax == BIG else '<', syntax != IMPLICIT
+        pixels = pixels.astype(pixels.dtype.newbyteorder(order))
         pixels = np.ascontiguousarray(pixels)
         allocated = 8 * pixels.itemsize
         rows, columns, samples = (*pixels.shape, 1)[:3]
 
         def short(*numbers):
-            return 'US', struct.pack(f'<{len(numbers)}H', *numbers)
+            return 'US', struct.pack(f'{order}{len(numbers)}H', *numbers)
 
         header = {
-            (0x0008, 0x0016): ('UI', IMPLICIT_SC), (0x0008, 0x0018): ('UI', '1.2.3'),
+            (0x0008, 0x0016): ('UI', CAPTURE), (0x0008, 0x0018): ('UI', '1.2.3'),
             (0x0008, 0x0060): ('CS', 'DX'), (0x0010, 0x0010): ('PN', 'Roe^Jane'),
             (0x0010, 0x0020): ('LO', 'MRN-4711'),
             (0x0028, 0x0002): short(samples),
@@ -76,11 +83,13 @@ def dicom():
             (0x7FE0, 0x0010): ('OW' if allocated == 16 else 'OB', pixels.tobytes()),
         } | (tags or {})
         meta = (
-            element(2, 1, 'OB', b'\0\1') + element(2, 2, 'UI', IMPLICIT_SC)
-            + element(2, 3, 'UI', '1.2.3') + element(2, 0x10, 'UI', PLAIN))
+            element(2, 1, 'OB', b'\0\1') + element(2, 2, 'UI', CAPTURE)
+            + element(2, 3, 'UI', '1.2.3') + element(2, 0x10, 'UI', syntax))
         meta = element(2, 0, 'UL', struct.pack('<I', len(meta))) + meta
         body = b''.join(
-            element(*key, *value) for key, value in sorted(header.items()) if value)
+            value if isinstance(value, bytes)
+            else element(*key, *value, order=order, explicit=explicit)
+            for key, value in sorted(header.items()) if value)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(128) + (b'DICM' if marked else b'____') + meta + body)
         return path

@@ -157,7 +157,7 @@ def test_two_names_of_one_class_are_refused(layout):
 @pytest.mark.parametrize('newline, encoding', [
     ('\r\n', 'utf-8'), ('\n', 'utf-8-sig'), ('\r', 'utf-8')])
 def test_line_ends_and_byte_order_marks_of_any_system(layout, newline, encoding):
-    folder = layout('1,"COVID-19, ARDS",PA,X-ray,images,a.jpg',
+    folder = layout('"COVID-19, ARDS",PA,a.jpg', columns='finding,view,filename',
                     encoding=encoding, newline=newline)
     assert read(folder)[0][0]['targets'].tolist() == [1, 1, 1, 0, 0, 1]
 

@@ -227,21 +227,119 @@ def test_colour_captures_become_grey(tmp_path, dicom):
     assert np.all(read(dicom(tmp_path / 'rgb.dcm', pixels), 4) == 82)
     pixels[:, :] = 100, 120, 140  # Y, the luma as it is, and two of colour
     tags = {(0x0028, 0x0004): ('CS', 'YBR_FULL')}
+    planes = np.moveaxis(pixels, -1, 0).reshape(4, 4, 3)
+    planar = {(0x0028, 0x0006): ('US', b'\1\0')}
+    path = dicom(tmp_path / 'planes.dcm', planes, tags=tags | planar)
+    assert np.all(abs(read(path, 4).astype(int) - 100) < 3)
     ybr = read(dicom(tmp_path / 'ybr.dcm', pixels, tags=tags), 4).astype(int)
     assert np.all(abs(ybr - 100) < 3)
     source = radiographs.SOURCES[read_one(tmp_path / 'rgb.dcm')['source']]
     assert source == 'DICOM colour'
 
 
-def test_compressed_files_are_read(tmp_path):
-    pixels = levels(64, 64, 4095)
+@pytest.mark.parametrize('kind', ['JPEG', 'JPEG2000'])
+@pytest.mark.parametrize('dtype', [np.uint16, np.uint8])
+def test_compressed_files_are_read(tmp_path, kind, dtype):
+    pixels = levels(64, 48, 4095 if dtype == np.uint16 else 255, dtype)
+    path = compress(tmp_path / 'a.dcm', pixels, kind)
+    image = radiographs.decode(path, max_pixels=LIMIT).grey
+    assert np.abs(image - pixels / pixels.max() * 255).max() < 2
+    # As a file of MONOCHROME1, by its bytes: what is stored is the same.
+    path.write_bytes(path.read_bytes().replace(b'MONOCHROME2', b'MONOCHROME1'))
+    negative = radiographs.decode(path, max_pixels=LIMIT).grey
+    np.testing.assert_array_equal(negative, 255 - image)
+
+
+def compress(path, pixels, kind):
     writer = sitk.ImageFileWriter()
-    writer.SetFileName(str(tmp_path / 'a.dcm'))
+    writer.SetFileName(str(path))
     writer.UseCompressionOn()
+    writer.SetCompressor(kind)
     writer.Execute(sitk.GetImageFromArray(pixels))
-    assert b'1.2.840.10008.1.2.4' in (tmp_path / 'a.dcm').read_bytes()[:1000]
-    image = read(tmp_path / 'a.dcm', 64)
-    assert np.abs(image - pixels / 4095 * 255).max() < 2
+    assert b'1.2.840.10008.1.2.4' in path.read_bytes()[:1000]
+    return path
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'JPEG2000'])
+def test_what_a_compressed_stream_declares_is_checked_too(tmp_path, kind, capfd):
+    path = compress(tmp_path / 'a.dcm', levels(64, 48, 4095), kind)
+    data = bytearray(path.read_bytes())
+    if kind == 'JPEG':
+        at = next(i for i in range(len(data)) if data[i:i + 2] == b'\xff\xc3') + 5
+        data[at:at + 4] = struct.pack('>HH', 60000, 60000)
+    else:
+        at = data.index(b'\xff\x4f\xff\x51') + 8
+        data[at:at + 8] = struct.pack('>II', 60000, 60000)
+    path.write_bytes(data)
+    refuse(path, '60000 x 60000 pixels are coded')
+    path.write_bytes(data[:at + 20] + bytes(len(data) - at - 20))
+    refuse(path, 'damaged or truncated DICOM')
+    assert capfd.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('syntax', ['', '.1', '.2'])
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int16])
+def test_all_plain_transfer_syntaxes_are_read(tmp_path, dicom, syntax, dtype):
+    pixels = levels(30, 30, 250, np.int32) - (100 if dtype == np.int16 else 0)
+    tags = {(0x0028, 0x1050): ('DS', '100'), (0x0028, 0x1051): ('DS', '200'),
+            (0x0028, 0x1056): ('CS', 'LINEAR_EXACT')}
+    path = dicom(tmp_path / 'a.dcm', pixels.astype(dtype), tags=tags,
+                 syntax=f'1.2.840.10008.1.2{syntax}')
+    expected = np.clip(pixels / 200 * 255, 0, 255)
+    assert np.abs(read(path, 30) - expected).max() <= 0.5
+
+
+def test_sequences_of_any_length_are_passed_over(tmp_path, dicom):
+    def item(value, length=None):
+        return struct.pack('<HHI', 0xFFFE, 0xE000, length or len(value)) + value
+
+    def end(number):
+        return struct.pack('<HHI', 0xFFFE, number, 0)
+
+    inner = struct.pack('<HH2sH', 0x0028, 0x0010, b'US', 2) + b'\x09\x09'
+    endless = 0xFFFFFFFF
+    nested = struct.pack('<HH2sHI', 0x0040, 0x0275, b'SQ', 0, endless) + item(
+        inner + struct.pack('<HH2sHI', 0x0040, 0x0008, b'SQ', 0, endless)
+        + item(inner) + end(0xE0DD) + end(0xE00D), endless) + end(0xE0DD)
+    # Unknown elements of undefined length are implicit inside.
+    hidden = struct.pack('<HHI', 0x0028, 0x0010, 2) + b'\x09\x09'
+    unknown = struct.pack('<HH2sHI', 0x0009, 0x1001, b'UN', 0, endless) + item(
+        hidden) + end(0xE0DD)
+    tags = {(0x0009, 0x1001): unknown, (0x0027, 0x0275): nested,
+            (0x0027, 0x0276): ('SQ', item(inner))}
+    path = dicom(tmp_path / 'a.dcm', levels(30, 30, 4095), tags=tags)
+    assert radiographs.decode(path, max_pixels=LIMIT).grey.shape == (30, 30)
+
+
+def test_a_length_beyond_the_file_is_refused_before_anything_is_allocated(
+    tmp_path, dicom
+):
+    bomb = struct.pack('<HH2sHI', 0x0009, 0x1001, b'OB', 0, 0xFFFFFFF0)
+    path = dicom(tmp_path / 'a.dcm', levels(8, 8, 99), tags={(0x0009, 0x1001): bomb})
+    refuse(path, 'damaged or truncated DICOM')
+    deep = struct.pack('<HH2sHIHHI', 0x0009, 0x1001, b'SQ', 0, 0xFFFFFFFF,
+                       0xFFFE, 0xE000, 0xFFFFFFFF) * 5000
+    path = dicom(tmp_path / 'b.dcm', levels(8, 8, 99), tags={(0x0009, 0x1001): deep})
+    refuse(path, 'damaged or truncated DICOM')
+
+
+def test_an_overlay_in_the_upper_bits_is_no_part_of_the_picture(tmp_path, dicom):
+    pixels = levels(30, 30, 4095)
+    plain = read(dicom(tmp_path / 'a.dcm', pixels, bits=12), 30)
+    pixels[::3] |= 0xF000
+    np.testing.assert_array_equal(
+        read(dicom(tmp_path / 'b.dcm', pixels, bits=12), 30), plain)
+
+
+def test_kinds_of_pixels_that_are_not_read_are_named(tmp_path, dicom):
+    palette = {(0x0028, 0x0004): ('CS', 'PALETTE COLOR')}
+    path = dicom(tmp_path / 'a.dcm', np.ones((8, 8), np.uint8), tags=palette)
+    refuse(path, "1 x 8 bits of 'PALETTE COLOR' are not read")
+    path = dicom(tmp_path / 'b.dcm', np.ones((8, 8), np.uint32))
+    refuse(path, "1 x 32 bits of 'MONOCHROME2' are not read")
+    path = dicom(tmp_path / 'c.dcm', np.ones((8, 8), np.uint8),
+                 syntax='1.2.840.10008.1.2.1.99')
+    refuse(path, "transfer syntax '1.2.840.10008.1.2.1.99' is not read")
 
 
 def test_several_frames_are_refused(tmp_path, dicom):
