@@ -156,11 +156,16 @@ def test_folds_are_counted_together_each_case_once(folds):
 
 def test_another_set_stands_beside_without_what_was_trained_on(folds):
     code, output = run(
-        'evaluate', f'--workdir={folds}/run0', f'--external={folds}/records1',
+        'prepare', *SMALL[:3], '--layout=class_folders', f'--source={folds}/source',
+        f'--output={folds}/all', '--splits=0,0,1',
+    )
+    assert code == 0, output
+    code, output = run(
+        'evaluate', f'--workdir={folds}/run0', f'--external={folds}/all',
         f'--output={folds}/external',
     )
     assert code == 0, output
-    assert 'this model, records1' in output
+    assert 'this model, all' in output
     page = (folds / 'external' / 'report.html').read_text()
     assert 'cases are left out, since run0' in page
 
