@@ -51,6 +51,8 @@ _BIG_ENDIAN = '1.2.840.10008.1.2.2'
 # JPEG, JPEG-LS, JPEG 2000 and run lengths: what GDCM decodes.
 _COMPRESSED = ('1.2.840.10008.1.2.4.', '1.2.840.10008.1.2.5')
 
+_NO_FRAMES = (0xC4, 0xC8, 0xCC)  # tables of a JPEG stream
+
 # What anonymisers write for everybody is nobody's id.
 _PLACEHOLDERS = ('', '0', 'anon', 'anonymous', 'anonymized', 'anonymised', 'none',
                  'unknown', 'patient', 'n/a', 'na')
@@ -295,15 +297,7 @@ def _to_rgb(values, photometric):
 
 def _decompress(header, fragments, shape):
     """Compressed pixels -> stored values: [H, W], or uint8 RGB [H, W, 3]."""
-    stream = b''.join(fragments)
-    try:
-        size = _coded_size(stream)
-    except struct.error:
-        raise _Damaged('its compressed pixels') from None
-    if size and size != shape:
-        raise _Damaged(f'{size[1]} x {size[0]} pixels are coded')
-    if not stream:
-        raise _Damaged('no pixels')
+    _check_stream(b''.join(fragments), header, shape)
     with tempfile.NamedTemporaryFile(suffix='.dcm') as file:
         file.write(_wrap(header, fragments))
         file.flush()
@@ -320,22 +314,40 @@ def _decompress(header, fragments, shape):
     return values if values.ndim == 3 else values.astype(np.int32)
 
 
-def _coded_size(stream):
-    """(height, width) that a JPEG or JPEG 2000 stream declares, or None.
+def _check_stream(stream, header, shape):
+    """Compares what a JPEG or JPEG 2000 stream declares with the header.
 
-    A decoder allocates what the stream declares, whatever the header says.
+    A decoder allocates what the stream says; GDCM's crashes on 51 bits a sample.
     """
-    at = stream.find(b'\xff\x4f\xff\x51')
-    if at >= 0:
-        right, below, left, above = struct.unpack_from('>4I', stream, at + 8)
-        return below - above, right - left
-    at = 2
-    while stream.startswith(b'\xff\xd8') and at + 9 < len(stream):
-        marker = stream[at + 1]
-        if marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xF7):  # F7: JPEG-LS
-            return struct.unpack_from('>HH', stream, at + 5)
-        at += 2 + struct.unpack_from('>H', stream, at + 2)[0]
-    return None
+    coded = None
+    try:
+        at = stream.find(b'\xff\x4f\xff\x51')
+        if at >= 0:
+            right, below, left, above = struct.unpack_from('>4I', stream, at + 8)
+            samples, = struct.unpack_from('>H', stream, at + 40)
+            bits = [(stream[at + 42 + 3 * i] & 127) + 1 for i in range(samples)]
+            coded = (below - above, right - left), samples, max(bits, default=0)
+        at = 2
+        while coded is None and stream.startswith(b'\xff\xd8'):
+            # All frame headers are alike: C0 to CF but three; F7 is JPEG-LS.
+            marker = stream[at + 1]
+            if marker == 0xF7 or 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES:
+                frame = struct.unpack_from('>BHHB', stream, at + 4)
+                coded = frame[1:3], frame[3], frame[0]
+            at += 2 + struct.unpack_from('>H', stream, at + 2)[0]
+    except (struct.error, IndexError):
+        raise _Damaged('its compressed pixels') from None
+    if not stream:
+        raise _Damaged('no pixels')
+    if coded is None:  # run lengths declare nothing
+        return
+    size, samples, bits = coded
+    if size != shape:
+        raise _Damaged(f'{size[1]} x {size[0]} pixels are coded')
+    if samples != header.integer(_SAMPLES, 1) or not (
+        2 <= bits <= header.integer(_ALLOCATED, 0)
+    ):
+        raise _Damaged(f'{samples} samples of {bits} bits are coded')
 
 
 def _wrap(header, fragments):

@@ -272,6 +272,10 @@ def test_what_a_compressed_stream_declares_is_checked_too(tmp_path, kind, capfd)
         data[at:at + 8] = struct.pack('>II', 60000, 60000)
     path.write_bytes(data)
     refuse(path, '60000 x 60000 pixels are coded')
+    if kind == 'JPEG':
+        data[at - 1:at + 4] = struct.pack('>BHH', 51, 64, 48)
+        path.write_bytes(data)
+        refuse(path, '1 samples of 51 bits are coded')  # GDCM would crash
     path.write_bytes(data[:at + 20] + bytes(len(data) - at - 20))
     refuse(path, 'damaged or truncated DICOM')
     assert capfd.readouterr() == ('', '')
