@@ -343,6 +343,34 @@ def evaluate_run(
     })
 
 
+def tabulate_runs(workdirs, *, split, output, which, views, verify, command):
+    """Measures several runs, each apart, and writes one table of all.
+
+    Args:
+        workdirs: run folders of one task; each gets its report in report_SPLIT.
+        output: folder of the tables.
+        split, which, views, verify, command: of evaluate_run.
+
+    Returns:
+        File name in `output` -> text.
+    """
+    configs = [runs.read_config(workdir) for workdir in workdirs]
+    names = sorted({config['task_name'] for config in configs})
+    task = runs.make_task(configs[0])
+    if len(names) > 1 or task.tabulate is None:
+        raise ConfigError('--table', f'there is none of {" with ".join(names)}')
+    texts = task.tabulate([
+        (config['task'], evaluate_run(
+            [workdir], folder=None, split=split, which=which, views=views,
+            output=Path(workdir) / f'report_{split}', verify=verify, command=command,
+        ).results[0].values) for workdir, config in zip(workdirs, configs)
+    ])
+    if jax.process_index() == 0:
+        for name, text in texts.items():
+            findings.replace(Path(output) / name, text.encode())
+    return texts
+
+
 def _open_group(workdirs, folder, split, which, verify, warnings):
     """Loads runs and the records they are measured on, without what they have seen."""
     tasks, members, config, steps = runs.load_members(workdirs, which=which)

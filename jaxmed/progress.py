@@ -3,7 +3,6 @@
 import logging
 import sys
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 LOG = logging.getLogger('jaxmed')
@@ -29,6 +28,9 @@ class Progress:
     def start(self, step, steps):
         """Called once, before the first update."""
         if self._workdir is not None:
+            # Imports PyTorch where that is installed: not for commands that only read.
+            from tensorboardX import SummaryWriter
+
             # After a resume, what the killed run logged beyond its save is void.
             self._writer = SummaryWriter(str(self._workdir), purge_step=step + 1)
         self._steps = steps

@@ -92,3 +92,5 @@ class Task(NamedTuple):
     probes: Mapping[str, Callable[[Batch], Batch]] = {}  # changes of the raw batch
     fit_baselines: Callable[..., Mapping] | None = None  # training source -> more
     sections: Callable[..., list] | None = None  # cases, ... -> parts of a report
+    # [(keywords of its make, values of report.summarise)] -> file name -> text
+    tabulate: Callable[[Sequence[tuple]], Mapping[str, str]] | None = None

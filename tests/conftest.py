@@ -79,12 +79,12 @@ class Examples:
         }
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def toy_task():
     return make_task
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def examples():
     return Examples
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from launch import benchmarks
-from tests.test_launch import ROOT, TINY
+from tests.commands import ROOT, TINY
 
 
 def test_a_rival_takes_turns_in_processes_with_and_without_our_malloc(

@@ -17,8 +17,11 @@ PLATEAU = dict(
 def rates(optimizer, losses):
     params = {'w': jnp.ones((2, 2)), 'b': jnp.ones(2)}
     state, seen = optimizer.tx.init(params), []
+    update = jax.jit(
+        lambda state, loss: optimizer.tx.update(params, state, params, value=loss)[1]
+    )
     for step, loss in enumerate(losses, start=1):
-        _, state = optimizer.tx.update(params, state, params, value=jnp.float32(loss))
+        state = update(state, jnp.float32(loss))
         seen.append(optimizer.learning_rate(state, step))
     return seen
 

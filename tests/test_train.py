@@ -1,5 +1,7 @@
 """The update does not care about devices, masks, kills or who watches."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -38,26 +40,34 @@ def make_batch(examples, mask, devices):
     return pipeline.shard(batch, devices=devices)
 
 
-def three_updates(task, examples, devices, mask, *, pmap):
+@pytest.fixture(scope='module')
+def three_updates(toy_task):
+    """(examples, devices, mask, pmap=) -> the state after them; compiled once each."""
+    task = toy_task(dropout=0.5)
     tx = optax.with_extra_args_support(optax.adam(1e-2))
-    state = train.init_state(task, tx, seed=0)
-    step = train.compile_step(train.make_train_step(task, tx), pmap=pmap)
-    for _ in range(3):
-        state, scalars = step(
-            state, make_batch(examples, mask, devices), jax.random.key(1)
-        )
-    return jax.device_get((state.params, state.model_state, scalars))
+    compile_step = functools.cache(functools.partial(
+        train.compile_step, train.make_train_step(task, tx)
+    ))
+
+    def update(examples, devices, mask, *, pmap):
+        state = train.init_state(task, tx, seed=0)
+        for _ in range(3):
+            state, scalars = compile_step(pmap=pmap)(
+                state, make_batch(examples, mask, devices), jax.random.key(1)
+            )
+        return jax.device_get((state.params, state.model_state, scalars))
+
+    return update
 
 
 @pytest.mark.parametrize('mask', MASKS)
 @pytest.mark.parametrize('devices', [2, 4])
 @pytest.mark.parametrize('pmap', [False, True])
 def test_update_does_not_depend_on_how_many_devices_share_the_batch(
-    toy_task, examples, devices, mask, pmap
+    three_updates, examples, devices, mask, pmap
 ):
-    task = toy_task(dropout=0.5)
-    one = three_updates(task, examples, 1, mask, pmap=False)
-    many = three_updates(task, examples, devices, mask, pmap=pmap)
+    one = three_updates(examples, 1, mask, pmap=False)
+    many = three_updates(examples, devices, mask, pmap=pmap)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), one, many
     )

@@ -13,9 +13,6 @@ import warnings
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from jaxmed import metrics
@@ -228,6 +225,8 @@ def _probe(features, codes, groups, *, name, meaning, seed, resamples, limit):
     nothing = 'no code is seen in two patients and absent from two others'
     if not any(_folds(target, groups) for target in targets.T):
         return _undefined(name, meaning, codes, groups, nothing)
+    from sklearn.decomposition import PCA  # a second that only reports need to spend
+
     # Components are found without targets, so no answer leaks from the images left out.
     count, size = features.shape
     solver = 'full' if count < size else 'covariance_eigh'
@@ -263,6 +262,9 @@ def _predict_left_out(features, target, groups, seed):
 
     NaN where the target is unknown, and throughout where it can't be cross-validated.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     probability = np.full(len(target), np.nan)
     known = np.flatnonzero(~np.isnan(target))
     features, target, groups = features[known], target[known], groups[known]

@@ -13,7 +13,6 @@ _SMALLEST = 63  # one pixel is left after the third pooling
 # Features, kernel size, stride and padding in pixels; three are followed by a pooling.
 _CONVOLUTIONS = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1))
 _CONVOLUTIONS += ((256, 3, 1, 1),)
-_DENSE = 4096
 
 
 class AlexNet(nn.Module):
@@ -35,12 +34,14 @@ class AlexNet(nn.Module):
         dtype: what layers compute in; parameters and logits are float32.
         axis_name: mapped axis over whose devices a batch is spread; None if there is
             none.
+        head_width: units of the two hidden dense layers; 4096 in the original.
     """
 
     num_classes: int
     dropout: float
     dtype: Any
     axis_name: str | None
+    head_width: int = 4096
 
     def setup(self):
         self.convolutions = [
@@ -56,7 +57,10 @@ class AlexNet(nn.Module):
         ]
         init = nn.initializers.normal(0.01)
         self.hidden = [
-            nn.Dense(_DENSE, dtype=self.dtype, kernel_init=init, name=f'dense{number}')
+            nn.Dense(
+                self.head_width, dtype=self.dtype, kernel_init=init,
+                name=f'dense{number}',
+            )
             for number in (1, 2)
         ]
         self.outputs = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=init)

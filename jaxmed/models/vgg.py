@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from jaxmed.errors import ConfigError
 from jaxmed.models.layers import Conv, Dropout, adaptive_average_pool, max_pool
 
-_DENSE = 4096
-
 
 class VGG(nn.Module):
     """Blocks of 3x3 convolutions, each ended by a pooling, and three dense layers.
@@ -33,6 +31,7 @@ class VGG(nn.Module):
             float32.
         axis_name: mapped axis over whose devices a batch is spread; None if there is
             none.
+        head_width: units of the two hidden dense layers; 4096 in the original.
     """
 
     num_classes: int
@@ -41,6 +40,7 @@ class VGG(nn.Module):
     dropout: float
     dtype: Any
     axis_name: str | None
+    head_width: int = 4096
 
     def setup(self):
         widths = [width for block in self.blocks for width in block]
@@ -59,7 +59,10 @@ class VGG(nn.Module):
         ]
         init = nn.initializers.normal(0.01)
         self.hidden = [
-            nn.Dense(_DENSE, dtype=self.dtype, kernel_init=init, name=f'dense{number}')
+            nn.Dense(
+                self.head_width, dtype=self.dtype, kernel_init=init,
+                name=f'dense{number}',
+            )
             for number in (1, 2)
         ]
         self.dropouts = [

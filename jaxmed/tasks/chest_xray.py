@@ -52,7 +52,8 @@ def make(
         classes: names, in the order of the targets; () for those of the data set.
         exclusive: whether an image has one class; of one's own classes only.
         network: a name in NETWORKS.
-        options: further ones of models.cnn.CNN; {} for the others.
+        options: the network's own: of models.cnn.CNN all of them, `head_width` of
+            AlexNet and VGG; {} for the originals.
         channels: 1, or 3 equal ones as networks trained on photographs expect.
         dropout, dtype: of the network; dtype is 'float32' or 'bfloat16'.
         store_px: side of the square that records hold; see radiographs.
@@ -161,6 +162,7 @@ def make(
             for name, change in trust.CHANGES.items()
         },
         fit_baselines=_majority if single else None,
+        tabulate=tabulate,
     )
     return _with_temperature(task, 1.0, names, single)
 
@@ -195,6 +197,29 @@ def _paper(network, data_set):
     if network not in PAPER_NETWORKS or data_set not in PAPER_DATA:
         return {}
     return tables.paper_values(PAPER_NETWORKS[network], PAPER_DATA[data_set])
+
+
+def tabulate(runs):
+    """The paper's tables (classification.tables), Markdown and CSV, of some runs.
+
+    Args:
+        runs: sequence of (keywords of `make`, values of report.summarise).
+
+    Raises:
+        ConfigError: two runs are of one network and data set.
+    """
+    entries = [
+        tables.Entry(
+            PAPER_NETWORKS.get(options['network'], options['network']),
+            PAPER_DATA.get(options['data_set'], ', '.join(options['classes'])), values,
+        ) for options, values in runs
+    ]
+    try:
+        return {
+            'table.md': tables.to_markdown(entries), 'table.csv': tables.to_csv(entries)
+        }
+    except ValueError as error:
+        raise ConfigError('--workdir', error) from None
 
 
 def _crop(images, input_px):

@@ -17,7 +17,10 @@ import numpy as np
 
 # Task -> module that serves make(config, inputs, targets) -> {name: (train step,
 # forward)}, both blocking.
-RIVALS = {'white_blood_cell': 'launch.benchmarks.torch_unet'}
+RIVALS = {
+    'chest_xray': 'launch.benchmarks.torch_classifiers',
+    'white_blood_cell': 'launch.benchmarks.torch_unet',
+}
 MALLOC = 'GLIBC_TUNABLES'
 
 

@@ -8,12 +8,14 @@ import sys
 
 from launch.benchmarks import serve
 
+NETWORKS = ('alexnet', 'vgg11', 'vgg11_bn', 'resnet18', 'resnet50')
+
 
 def build(model, *, channels, num_classes):
     """A network as torchvision has it, for NCHW float32.
 
     Args:
-        model: 'alexnet', 'vgg11', 'vgg11_bn', 'resnet18' or 'resnet50'.
+        model: one of NETWORKS.
         channels: of the images.
         num_classes: outputs.
     """
@@ -116,16 +118,20 @@ def make(config, inputs, targets):
     """A blocking train step and a blocking forward pass on one batch.
 
     Args:
-        config: nested dicts of the jaxmed run; config['task']['model'] is one of
-            `build`'s.
+        config: nested dicts of the jaxmed run; config['task']['network'] is the
+            network's name.
         inputs: float32 [B, H, W, C], NumPy, preprocessed.
         targets: float32 [B, K], shares of the classes; the loss is the cross-entropy.
 
     Returns:
         {name: (train step, forward)}, channels last, on the first GPU if there is one:
         'channels_last' and, where torch.compile works, 'channels_last, compiled'.
+        Nothing for a network that `build` does not have.
     """
     import torch
+
+    if config['task']['network'] not in NETWORKS:
+        return {}
 
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     rivals = {'channels_last': _make(config, inputs, targets, device, compiled=False)}
@@ -146,7 +152,7 @@ def _make(config, inputs, targets, device, *, compiled):
 
     half = config['task']['dtype'] == 'bfloat16'
     network = build(
-        config['task']['model'], channels=inputs.shape[-1],
+        config['task']['network'], channels=inputs.shape[-1],
         num_classes=targets.shape[-1],
     ).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)

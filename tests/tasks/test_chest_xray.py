@@ -15,7 +15,7 @@ from jaxmed import runs
 from jaxmed.errors import ConfigError
 from jaxmed.models import pretrained
 from jaxmed.tasks.chest_xray import DATA_SETS, cases
-from tests.test_launch import ROOT, run
+from tests.commands import ROOT, run
 
 SMALL = (
     '--config=configs/chest_xray_cnn.py:phantom', '--config.task.store_px=40',
