@@ -359,6 +359,7 @@ def tabulate_runs(workdirs, *, split, output, which, views, verify, command):
     task = runs.make_task(configs[0])
     if len(names) > 1 or task.tabulate is None:
         raise ConfigError('--table', f'there is none of {" with ".join(names)}')
+    task.tabulate([(config['task'], {}) for config in configs])  # fit side by side?
     texts = task.tabulate([
         (config['task'], evaluate_run(
             [workdir], folder=None, split=split, which=which, views=views,

@@ -8,7 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
+
 import launch
+from jaxmed import jobs, runs, train
+from jaxmed.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -66,6 +70,18 @@ def run(module, *flags, devices=1, warm=True):
             process.kill()
             raise TimeoutError(f'{module}: {output.read_text()}')
         return process.exitcode, output.read_text()
+
+
+def state_of(workdir):
+    """The latest (state, place) of a run."""
+    config = runs.read_config(workdir)
+    task = runs.make_task(config)
+    optimizer = jobs.make_optimizer(config, steps=1000, steps_per_epoch=1)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        state, place = checkpoints.restore(
+            train.init_state(task, optimizer.tx, seed=0)
+        )
+    return jax.device_get(state), place
 
 
 def _serve(output, words, variables):

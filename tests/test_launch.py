@@ -18,22 +18,10 @@ import pytest
 
 import jaxmed
 import launch
-from jaxmed import jobs, progress, runs, train
-from jaxmed.checkpoint import Checkpoints
+from jaxmed import progress, runs
 from jaxmed.data import records
 from jaxmed.errors import RecordError
-from tests.commands import ROOT, TINY, command, run, start
-
-
-def state_of(workdir):
-    config = runs.read_config(workdir)
-    task = runs.make_task(config)
-    optimizer = jobs.make_optimizer(config, steps=1000, steps_per_epoch=1)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        state, place = checkpoints.restore(
-            train.init_state(task, optimizer.tx, seed=0)
-        )
-    return jax.device_get(state), place
+from tests.commands import ROOT, TINY, command, run, start, state_of
 
 
 @pytest.fixture(scope='module')

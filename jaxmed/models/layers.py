@@ -22,8 +22,43 @@ _ONE_EACH_SIDE = ((1, 1), (1, 1))
 
 
 def _convolve(inputs, kernel, strides, padding):
+    if min(inputs.shape[1:3]) < max(kernel.shape[:2]):
+        inputs = _pad_apart(inputs, padding)
+        padding = ((0, 0), (0, 0))
     return lax.conv_general_dilated(
         inputs, kernel, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+
+def _pad_apart(inputs, padding, dilation=(1, 1)):
+    """Pads rows and columns, and spreads them out, before a convolution and not in it.
+
+    XLA computes a convolution over fewer pixels than its kernel has as plain loops on a
+    CPU: 512 to 512 channels at 2 x 2 pixels take 270 ms, of the padded image 6 ms.
+    """
+    pads = [(*pad, gap - 1) for pad, gap in zip(padding, dilation)]
+    return lax.optimization_barrier(
+        lax.pad(inputs, jnp.zeros((), inputs.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    )
+
+
+def _gradient_by_inputs(shape, kernel, grad, strides, padding):
+    """Gradient of `convolve` by inputs of a shape: a forward convolution as it is."""
+    sides = kernel.shape[:2]
+    if min(grad.shape[1:3]) >= max(sides):
+        inputs = jnp.zeros(shape, grad.dtype)  # its values do not matter
+        _, transpose = jax.vjp(
+            lambda x: _convolve(x, kernel, strides, padding), inputs)
+        return transpose(grad)[0]
+    pads = []
+    for size, grown, side, step, pad in zip(
+        shape[1:3], grad.shape[1:3], sides, strides, padding
+    ):
+        before = side - 1 - pad[0]
+        pads.append((before, size + side - 1 - before - ((grown - 1) * step + 1)))
+    return _convolve(
+        _pad_apart(grad, pads, strides), kernel[::-1, ::-1].swapaxes(2, 3), (1, 1),
+        ((0, 0), (0, 0)),
     )
 
 
@@ -44,10 +79,10 @@ def convolve(inputs, kernel, strides, padding):
 
 def _convolve_backward(strides, padding, residuals, grad):
     inputs, kernel = residuals
-    # The gradient by the inputs is a forward convolution as it is.
-    _, by_inputs = jax.vjp(lambda x: _convolve(x, kernel, strides, padding), inputs)
-    by_kernel = _gradient_by_kernel(inputs, kernel, grad, strides, padding)
-    return *by_inputs(grad), by_kernel
+    return (
+        _gradient_by_inputs(inputs.shape, kernel, grad, strides, padding),
+        _gradient_by_kernel(inputs, kernel, grad, strides, padding),
+    )
 
 
 convolve.defvjp(lambda *args: (_convolve(*args), args[:2]), _convolve_backward)

@@ -55,6 +55,10 @@ def values_and_gradients(module, params, *inputs):
         ((12, 11), 3, (1, 1), (2, 2), 'SAME'),  # rows and columns no tap reaches
         ((23, 19), 3, (5, 3), (3, 2), 'SAME'),
         ((23, 19), 3, (7, 5), (2, 4), ((3, 1), (2, 0))),  # pixels of each side
+        # Fewer pixels than taps: before the convolution, behind it, or both.
+        ((2, 1), 3, (3, 3), (1, 1), 'SAME'),
+        ((4, 5), 3, (3, 3), (2, 2), ((1, 1), (1, 1))),
+        ((3, 2), 3, (5, 3), (3, 2), 'SAME'),
     ],
 )
 def test_conv_gives_the_values_and_gradients_of_flax(

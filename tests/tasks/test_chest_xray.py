@@ -1,6 +1,7 @@
 """The task of radiographs: its options, its numbers, and its commands."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import jaxmed
 from configs import chest_xray, chest_xray_cnn
@@ -15,7 +17,8 @@ from jaxmed import runs
 from jaxmed.errors import ConfigError
 from jaxmed.models import pretrained
 from jaxmed.tasks.chest_xray import DATA_SETS, cases
-from tests.commands import ROOT, run
+from tests.commands import ROOT, run, state_of
+from tests.models.test_pretrained import resnet18_tensors
 
 SMALL = (
     '--config=configs/chest_xray_cnn.py:phantom', '--config.task.store_px=40',
@@ -154,6 +157,29 @@ def test_folds_are_counted_together_each_case_once(folds):
     assert code == 2 and 'comes twice' in output.splitlines()[-1]
 
 
+def test_a_run_stands_in_the_papers_tables(folds):
+    flags = ('evaluate', '--table', f'--output={folds}/table')
+    code, output = run(*flags, f'--workdir={folds}/run0')
+    assert code == 0, output
+    numbers = json.loads((folds / 'run0' / 'report_test' / 'report.json').read_text())
+    with open(folds / 'table' / 'table.csv', newline='') as file:
+        cells = {
+            (row['metric'], row['data_set'], row['network']): row
+            for row in csv.DictReader(file)
+        }
+    for metric in ('accuracy', 'precision', 'recall', 'f1'):
+        cell = cells[metric, 'Dataset2', 'cnn']
+        value = numbers['results'][0]['values'][metric]['value']
+        assert float(cell['value']) == pytest.approx(value)
+        assert int(cell['n_images']) == len(numbers['cases']['case_id'])
+    assert cells['accuracy', 'Dataset2', 'VGG11']['paper'] == '0.9548'
+    assert (folds / 'table' / 'table.md').read_text() in output
+    code, output = run(*flags, f'--workdir={folds}/run0,{folds}/run1')
+    assert code == 2 and 'two entries of cnn' in output.splitlines()[-1]
+    code, output = run(*flags, f'--workdir={folds}/run0', '--pooled')
+    assert code == 2 and '--pooled: does not go with --table' in output
+
+
 def test_another_set_stands_beside_without_what_was_trained_on(folds):
     code, output = run(
         'prepare', *SMALL[:3], '--layout=class_folders', f'--source={folds}/source',
@@ -192,6 +218,28 @@ def test_prediction_writes_calibrated_probabilities_and_warns_of_other_pictures(
         [finding.row[n] for n in DATA_SETS['three_class'][0]],
         [float(rows[0][n]) for n in DATA_SETS['three_class'][0]], atol=1e-4,
     )
+
+
+def test_weights_of_others_are_taken_and_frozen_below_the_head(tmp_path):
+    tensors = resnet18_tensors()
+    path = tmp_path / 'weights.safetensors'
+    save_file(tensors, path)
+    flags = (
+        'train', '--config=configs/chest_xray_resnet50.py:phantom', *SMALL[1:3],
+        *SMALL[4:], '--config.task.network=resnet18',
+        '--config.optimizer.freeze=stage4', f'--config.train.init_from={path}',
+        f'--workdir={tmp_path}/run',
+    )
+    code, output = run(*flags, '--config.train.init_sha256=' + 64 * '0')
+    assert code == 2 and str(path) in output.splitlines()[-1], output
+    code, output = run(*flags)
+    assert code == 0 and hashlib.sha256(path.read_bytes()).hexdigest() in output
+    state, _ = state_of(tmp_path / 'run')
+    kernel = tensors['layer4.1.conv2.weight'].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(
+        state.params['stage4_block2']['conv2']['kernel'], kernel
+    )
+    assert state.params['outputs']['kernel'].shape == (512, 3)  # the head is fresh
 
 
 def test_weights_that_are_absent_are_named(tmp_path):

@@ -24,7 +24,7 @@ def make_task(network, side, options):
 
 @pytest.mark.parametrize('network, side, options, learning_rate', [
     ('alexnet', 64, {'head_width': 256}, 3e-4),
-    ('vgg11', 48, {'head_width': 256}, 3e-4),
+    ('vgg11', 32, {'head_width': 256}, 3e-4),
     ('resnet50', 32, {}, 1e-3),
     ('cnn', 64, {'widths': (16, 32, 64)}, 1e-2),
 ])
@@ -43,7 +43,7 @@ def test_a_batch_of_32_is_learned_by_heart(network, side, options, learning_rate
 
 
 @pytest.mark.parametrize('network, side, options', [
-    ('alexnet', 64, {'head_width': 32}), ('vgg11', 48, {'head_width': 32}),
+    ('alexnet', 64, {'head_width': 32}), ('vgg11', 32, {'head_width': 32}),
     # One block a stage: the same parts, compiled in a fifth of the time.
     ('resnet50', 64, {'blocks': (1, 1, 1, 1)}), ('cnn', 32, {'widths': (8, 16)}),
 ])
