@@ -42,6 +42,29 @@ def leave_out_seen(source, cases, *, split, seen_in):
     return pipeline.Subset(source, places), sorted(dropped)
 
 
+def count_shared(cases, *, split):
+    """How many patients and pictures of a split a model was fitted to or chosen by.
+
+    Args:
+        cases: rows of a table of cases (records.read_cases).
+        split: that is measured.
+
+    Returns:
+        {'shared_patients', 'shared_images'}: both are 0 unless the split is leaky.
+    """
+    fitted = {'train', 'valid'} - {split}
+    counts = {}
+    for name, column in (
+        ('shared_patients', 'patient_id'), ('shared_images', 'content_id')
+    ):
+        inside, outside = (
+            {case[column] for case in cases if case['split'] in sides} - {''}
+            for sides in ({split}, fitted)
+        )
+        counts[name] = len(inside & outside)
+    return counts
+
+
 def evaluate(data, *, views, batch_size, resamples, seed, train_source=None):
     """Measures a task, its baselines and its probes.
 

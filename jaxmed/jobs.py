@@ -320,7 +320,7 @@ def evaluate_run(
 
     sections = () if task.sections is None else task.sections(
         cases, valid_cases=measured['valid'][0] if 'valid' in measured else None,
-        found=records.read_manifest(folder, task=name).get('found', {}),
+        found=_found(folder, name, groups if at_home or pooled else (), split),
         changed={probe: measured[probe][0] for probe in task.probes},
         external={Path(place).name: measured[Path(place).name][0]
                   for place in external},
@@ -341,6 +341,16 @@ def evaluate_run(
         'report': html_path, 'numbers': json_path,
         **{'overlay': path for path in [*overlays.values()][-1:]},
     })
+
+
+def _found(folder, name, groups, split):
+    """What preparation counted, and what of it ended on both sides of the split."""
+    found = dict(records.read_manifest(folder, task=name).get('found', {}))
+    for group in groups:
+        cases = records.read_cases(group.workdirs[0])
+        for key, count in evaluate.count_shared(cases, split=split).items():
+            found[key] = found.get(key, 0) + count
+    return found
 
 
 def tabulate_runs(workdirs, *, split, output, which, views, verify, command):

@@ -92,3 +92,20 @@ def test_shapes_of_the_weights_are_known_without_computing_any(toy_task):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), spec) == jax.tree.map(
         lambda x: (x.shape, x.dtype), member
     )
+
+
+def test_what_lies_on_both_sides_of_a_split_is_counted():
+    cases = [
+        {'split': split, 'patient_id': patient, 'content_id': content}
+        for split, patient, content in (
+            ('train', 'a', '1'), ('train', 'b', '2'), ('valid', 'c', '3'),
+            ('test', 'a', '4'), ('test', 'a', '5'), ('test', 'd', '3'),
+            ('test', '', ''), ('train', '', ''),
+        )
+    ]
+    assert evaluate.count_shared(cases, split='test') == {
+        'shared_patients': 1, 'shared_images': 1}
+    assert evaluate.count_shared(cases, split='valid') == {
+        'shared_patients': 0, 'shared_images': 0}
+    assert evaluate.count_shared(cases[:2], split='train') == {
+        'shared_patients': 0, 'shared_images': 0}
