@@ -1,14 +1,19 @@
 """The small network: paper 004's elements, worked out by hand."""
 
+import doctest
 import functools
+import operator
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmed import losses
 from jaxmed.errors import ConfigError
-from jaxmed.models import cnn
+from jaxmed.models import cnn, layers
 
 
 def make_cnn(**options):
@@ -163,6 +168,19 @@ def test_sharing_saves_all_but_a_kernel_of_187_500_weights_a_neuron():
     assert sharing.outputs == 250 * 250 * 16
     assert sharing.dense_layer == 187_500 * 250 * 250 * 16
     assert sharing.convolution == 5 * 5 * 3 * 16 == 1200
+
+
+def test_the_page_of_elements_counts_right_and_names_what_is_there():
+    page = Path(cnn.__file__).with_name('README.md')
+    failed, tried = doctest.testfile(
+        str(page), module_relative=False, globs={'cnn': cnn}
+    )
+    assert tried and not failed
+    named = re.findall(r'`((?:cnn|layers|losses)\.[A-Za-z_.]+)', page.read_text())
+    assert len(set(named)) > 8
+    for name in named:
+        operator.attrgetter(name.partition('.')[2])(
+            {'cnn': cnn, 'layers': layers, 'losses': losses}[name.partition('.')[0]])
 
 
 def test_one_batch_is_learned_by_heart():
