@@ -14,4 +14,4 @@ from configs import chest_xray
 
 
 def get_config(variant=''):
-    return chest_xray.make('alexnet', variant)
+    return chest_xray.make('alexnet', variant, options=dict(head_width=4096))

@@ -14,4 +14,4 @@ from configs import chest_xray
 
 
 def get_config(variant=''):
-    return chest_xray.make('vgg11', variant)
+    return chest_xray.make('vgg11', variant, options=dict(head_width=4096))

@@ -7,7 +7,7 @@ from jaxmed.data import pipeline
 from jaxmed.errors import RecordError
 
 
-def leave_out_seen(source, cases, *, split, seen_in):
+def leave_out_seen(source, cases, *, split, seen_in, copies=frozenset()):
     """Drops the records of cases that a model may have been trained on.
 
     Args:
@@ -16,6 +16,8 @@ def leave_out_seen(source, cases, *, split, seen_in):
         split: of them that `source` holds.
         seen_in: rows of the table of what the model was trained on; its train and
             valid splits count as seen. A case is the same if patient or content is.
+        copies: ids of cases that are known to show what it was trained on, for more
+            reasons than these.
 
     Returns:
         (source without them, sorted case ids that were left out).
@@ -29,7 +31,10 @@ def leave_out_seen(source, cases, *, split, seen_in):
     } - {''}
     dropped = {
         case['case_id'] for case in cases
-        if case['split'] == split and seen & {case['patient_id'], case['content_id']}
+        if case['split'] == split and (
+            case['case_id'] in copies
+            or seen & {case['patient_id'], case['content_id']}
+        )
     }
     if split != 'test' or not dropped:
         return source, []
@@ -65,7 +70,9 @@ def count_shared(cases, *, split):
     return counts
 
 
-def evaluate(data, *, views, batch_size, resamples, seed, train_source=None):
+def evaluate(
+    data, *, views, batch_size, resamples, seed, train_source=None, name='this model'
+):
     """Measures a task, its baselines and its probes.
 
     Args:
@@ -78,6 +85,7 @@ def evaluate(data, *, views, batch_size, resamples, seed, train_source=None):
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
         train_source: what baselines are fitted to; None leaves such out.
+        name: of the model, for tables.
 
     Returns:
         (list of report.Result, name of the data or of a probe -> (cases, rows)).
@@ -87,33 +95,33 @@ def evaluate(data, *, views, batch_size, resamples, seed, train_source=None):
     """
     results, measured = [], {}
 
-    def measure(source_name, name, **options):
+    def measure(source_name, part, **options):
         rows = join([
             predict.make_split_rows(tasks, **options)(
                 members, source, batch_size=batch_size
-            ) for tasks, members, source in data[name]
+            ) for tasks, members, source in data[part]
         ])
-        task = data[name][0][0][0]
+        task = data[part][0][0][0]
         cases = task.cases(rows)
         again, counts = np.unique(cases['case_id'], return_counts=True)
         if counts.max() > 1:
             raise RecordError('records', f'case {again[counts.argmax()]} comes twice')
-        results.append(report.Result(source_name, name, report.summarise(
+        results.append(report.Result(source_name, part, report.summarise(
             cases, task.metrics, resamples=resamples, seed=seed
         )))
         return cases, rows
 
-    for name in data:
-        first, task = not measured, data[name][0][0][0]
-        measured[name] = measure('this model', name, views=views)
+    for part in data:
+        first, task = not measured, data[part][0][0][0]
+        measured[part] = measure(name, part, views=views)
         if first:
             baselines = dict(task.baselines)
             if task.fit_baselines is not None and train_source is not None:
                 baselines |= task.fit_baselines(train_source)
             for baseline, function in baselines.items():
-                measure(baseline, name, views=1, baseline=function)
+                measure(baseline, part, views=1, baseline=function)
             for probe, function in task.probes.items():
-                measured[probe] = measure(probe, name, views=views, change=function)
+                measured[probe] = measure(probe, part, views=views, change=function)
     return results, measured
 
 

@@ -15,6 +15,7 @@ from jaxmed.data.pipeline import Prefetch
 from jaxmed.errors import InputError
 
 LOG = logging.getLogger('jaxmed')
+KINDS = ('masks', 'overlays')  # of pictures that tasks make
 
 
 def predict_files(predictor, path, output):
@@ -66,6 +67,8 @@ def predict_files(predictor, path, output):
                     raise error
                 failed += 1
                 LOG.warning('%s', error)
+                for kind in KINDS:  # not those of an earlier prediction
+                    (output / kind / f'{case_id}.png').unlink(missing_ok=True)
                 rows.append(row | {'status': 'failed', 'reason': error.reason})
                 details.append(rows[-1])
     finally:

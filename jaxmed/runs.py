@@ -127,9 +127,13 @@ def read_config(workdir):
     if not path.is_file():
         raise CheckpointError(workdir, f'not a run folder: it has no {CONFIG}')
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(path, f'damaged: {error}') from None
+        config = json.loads(path.read_text())
+        for section in ('task', 'data', 'optimizer', 'train', 'evaluate', 'runtime'):
+            config[section].keys()
+        config['task_name'], config['data']['records']
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(path, f'damaged: {error!r}') from None
+    return config
 
 
 def records_folder(workdir, config):
@@ -173,6 +177,10 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
             raise CheckpointError(
                 workdir,
                 f'a run of task {config["task_name"]!r}, not of {first["task_name"]!r}',
+            )
+        if tasks and make_task(config).labels != tasks[0].labels:
+            raise CheckpointError(
+                workdir, f'a run with other labels than {workdirs[0]}'
             )
         options = {'task': config['task'] | (task_options or {})}
         task = make_task(config | options)

@@ -116,8 +116,9 @@ def put_batch(batch):
     return jax.device_put(pipeline.shard(batch, devices=len(devices)), sharding)
 
 
-class Interrupted(Exception):
-    """A signal came where there is nothing to save."""
+class Interrupted(BaseException):
+    """A signal came where there is nothing to save. No error: nothing may swallow it.
+    """
 
 
 class Interrupt:
@@ -218,6 +219,8 @@ def fit(
     key = jax.random.key(seed)
 
     def save(value=None):
+        nonlocal kept
+        kept = step
         place = {'step': step, 'data_id': data_id, 'points': points}
         checkpoints.save(step, state, place, value)
 
@@ -231,12 +234,22 @@ def fit(
 
     put = put_batch if pmap else lambda batch: pipeline.shard(batch, devices=1)
     progress.start(start, steps)
-    step, stop, finished, began = start, False, False, time.perf_counter()
+    step, kept, began = start, start, time.perf_counter()
+    stop = finished = False
     interrupt.deferred = True
     with pipeline.Prefetch(make_batches(start), put) as prefetch:
         meter = _Meter(prefetch)
         while step < steps and not stop and not finished:
-            batch = next(prefetch)
+            try:
+                batch = next(prefetch)
+            except Exception:
+                # A signal to the whole group ends reading processes before us.
+                if not interrupt.noted or jax.process_count() > 1:
+                    raise
+                stop = True
+                if step != kept:
+                    save()
+                break
             state, scalars = train_step(state, batch, key)
             step += 1
             meter.add(scalars, batch['mask'].size * jax.process_count())
@@ -246,16 +259,20 @@ def fit(
                 meter.restart()  # compiling is no part of the rate
             stop = interrupt.at(step)
             last = stop or step == steps
+            due = step % checkpoint_every == 0
             evaluate = valid_source is not None and (
                 step % eval_every == 0 or step == steps
             )
-            if evaluate or last or step % log_every == 0:
+            if evaluate or last or due or step % log_every == 0:
                 means, rates = meter.read()
-                if not np.isfinite(means['loss']):
-                    raise ConfigError(
-                        'optimizer', f'the loss is {means["loss"]} before update '
-                        f'{step}: lower the learning rate; the last checkpoint is kept'
-                    )
+                # Before each save: a resume must not begin with broken weights.
+                for name in ('loss', 'grad_norm'):
+                    if not np.isfinite(means[name]):
+                        raise ConfigError(
+                            'optimizer', f'the {name} is {means[name]} before update '
+                            f'{step}: lower the learning rate; the last checkpoint is '
+                            'kept'
+                        )
                 rate = optimizer.learning_rate(state.opt_state, step)
                 points.append({'step': step, **means, 'learning_rate': rate})
                 progress.point(points[-1], **rates)
@@ -265,8 +282,10 @@ def fit(
                 save(sign * points[-1][monitored])
                 finished = stalled()
                 meter.restart()
-            elif last or step % checkpoint_every == 0:
+            elif last or due:
                 save()
+    if stop and step == start:
+        raise Interrupted
     input_wait = prefetch.waited_s / (time.perf_counter() - began)
     checkpoints.wait()
     interrupt.deferred = False

@@ -84,6 +84,9 @@ class Task(NamedTuple):
     infer: Callable[..., Any]  # (apply, record, *, batch_size) -> probabilities
     findings: Callable[[Record, Any], Finding]  # what infer gave -> what a user reads
     # What only some tasks have; None or nothing leaves it out.
+    labels: Sequence[str] = ()  # of the targets' only axis; records must have the same
+    # (records, those trained on) -> case ids of the first that are copies of the others
+    find_copies: Callable[..., set] | None = None
     pretrained: Callable[..., Any] | None = None  # (path, variables=, sha256=) -> both
     # device; (variables, raw batch, class [B]) -> maps [B, H, W]
     explain: Callable[[Any, Batch, Any], Any] | None = None

@@ -20,7 +20,9 @@ import launch
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'What to time.')
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
-_ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed turns of every step.')
+_ROUNDS = flags.DEFINE_integer(
+    'rounds', 10, 'Timed turns of every step.', lower_bound=1
+)
 flags.mark_flags_as_required(['config'])
 
 
@@ -43,7 +45,7 @@ def main(argv):
         # Drawn examples: speed does not depend on what a picture shows.
         records.write_records(
             task.phantoms(count=64, seed=0), Path(folder) / 'records', task=name,
-            fractions=(1, 0, 0), seed=0,
+            fractions=(1, 0, 0), seed=0, labels=task.labels,
         )
         source = records.open_records(
             Path(folder) / 'records', 'train', task=name, verify=True)

@@ -17,7 +17,9 @@ _WORKDIR = flags.DEFINE_list('workdir', None, 'Run folder, or several of them.')
 _INPUT = flags.DEFINE_string('input', None, 'File or folder.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for pictures and findings.')
 _VIEWS = flags.DEFINE_integer('views', None, 'Of test-time augmentation.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Examples at once.')
+_BATCH_SIZE = flags.DEFINE_integer(
+    'batch_size', 8, 'Examples at once.', lower_bound=1
+)
 _TASK = flags.DEFINE_list(
     'task', [], 'Options of the task in place of those of the run: sweep=crops,...'
 )

@@ -36,10 +36,14 @@ def main(argv):
         task.sources[_LAYOUT.value](Path(_SOURCE.value)), _OUTPUT.value,
         task=config['task_name'], fractions=fractions,
         seed=_SEED.value, fold=_FOLD.value, overwrite=_OVERWRITE.value,
+        labels=task.labels,
     )
     for name, split in manifest['splits'].items():
         print(f'{name:6}{split["records"]:7} records{split["cases"]:7} cases'
               f'{split["patients"]:7} patients or groups')
+        counts = split.get('labels', [])
+        if split['records'] and counts:
+            print('       ' + ', '.join(map('{} {}'.format, task.labels, counts)))
     print(f'records: {_OUTPUT.value}')
 
 

@@ -309,7 +309,8 @@ DUPLICATES = {
     ),
     'near_duplicates': (
         'Near copies', 'Pairs of images of which one is a cropped, recompressed or '
-        'rescaled copy of the other; also kept on one side.', False,
+        'rescaled copy of the other; also kept on one side. Mirrored and strongly '
+        'turned copies are not looked for.', False,
     ),
     'label_conflicts': (
         'Copies that disagree', 'Pairs of copies with different labels. Worrying if '
@@ -335,13 +336,21 @@ def check_duplicates(counts):
 
     Args:
         counts: name -> number, over all splits, e.g. what preparation found. Names that
-            DUPLICATES lacks are left out, as is what was not looked for.
+            DUPLICATES lacks are left out, as is what was not looked for. Where
+            'patients' is 0, none was named, and 'Patients on both sides' stays open.
     """
-    return [
-        Check(name, int(counts[key]), np.nan, np.nan, None, None, meaning,
-              verdict=('worrying' if counts[key] else 'not worrying') * alarms)
-        for key, (name, meaning, alarms) in DUPLICATES.items() if key in counts
-    ]
+    checks = []
+    for key, (name, meaning, alarms) in DUPLICATES.items():
+        if key not in counts:
+            continue
+        verdict = ('worrying' if counts[key] else 'not worrying') * alarms
+        if key == 'shared_patients' and counts.get('patients') == 0:
+            verdict = 'open: the data set names no patients; a picture and its copies '
+            verdict += 'count as one'
+        checks.append(Check(
+            name, int(counts[key]), np.nan, np.nan, None, None, meaning, verdict=verdict
+        ))
+    return checks
 
 
 # Columns of codes that a model could recognise in place of a disease: name -> what.

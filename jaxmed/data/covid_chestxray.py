@@ -115,7 +115,11 @@ def find_listings(path, *, classes, views, min_per_class):
             left_out[view] += 1
             continue
         found.update(_named(row[finding_column]))
-        facts = (row[finding_column], view, cell['patientid'])
+        patient = cell['patientid']
+        facts = (
+            row[finding_column], view,
+            patient if identity.names_someone(patient) else '',
+        )
         if file in files:
             if files[file] != facts:
                 raise InputError(metadata, f'line {line}: {file.name} is there twice, '
@@ -154,8 +158,10 @@ def targets_of(finding, classes):
     Every level of the hierarchy that is named or implied is 1: COVID-19 is a viral
     pneumonia in both spellings. What stops short of a cause says nothing of it:
     'Pneumonia' leaves Viral and COVID-19 unknown, 'Pneumonia/Viral' leaves Bacterial
-    0 and COVID-19 unknown. 'No Finding' is 0 everywhere (1 in the class of that
-    name); todo, unknown and an empty cell are NaN everywhere; the rest is 0.
+    0 and COVID-19 unknown. The hierarchy has no place for ARDS, which it may leave
+    unnamed in any pneumonia: unknown there. 'No Finding' is 0 everywhere (1 in the
+    class of that name); todo, unknown and an empty cell are NaN everywhere; the rest
+    is 0.
     """
     named = _named(finding)
     if not named:
@@ -169,7 +175,11 @@ def targets_of(finding, classes):
     def target(name):
         if name in positive:
             return 1.0
-        unknown = name not in _SYNDROMES and open_ended & set(_lineage(name)[1:])
+        if name in _SYNDROMES:
+            later = '/' in finding or named == {PARENTS[name]}
+            unknown = later and PARENTS[name] in positive
+        else:
+            unknown = open_ended & set(_lineage(name)[1:])
         return np.nan if unknown else 0.0
 
     return np.array([target(_canonical(name)) for name in classes], np.float32)

@@ -82,6 +82,8 @@ def find_listings(path, *, classes, exclusive, min_per_class):
             raise InputError(path, f'line {line}: {row[path_column]} is in line '
                              f'{before} already')
         cell = {name: row[key] if key else '' for name, key in columns.items()}
+        if not identity.names_someone(cell['patient']):
+            cell['patient'] = ''
         split = _look_up(cell['split'].casefold(), _SPLITS, 'split', path, line)
         view = _look_up(
             listings.fold_name(cell['view']), _VIEWS, 'view', path, line)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
+from jaxmed.data import identity
 from jaxmed.data.images import scale_by_range, silent_stderr
 from jaxmed.errors import ImageError
 
@@ -52,10 +53,6 @@ _BIG_ENDIAN = '1.2.840.10008.1.2.2'
 _COMPRESSED = ('1.2.840.10008.1.2.4.', '1.2.840.10008.1.2.5')
 
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)  # tables of a JPEG stream
-
-# What anonymisers write for everybody is nobody's id.
-_PLACEHOLDERS = ('', '0', 'anon', 'anonymous', 'anonymized', 'anonymised', 'none',
-                 'unknown', 'patient', 'n/a', 'na')
 
 
 class Picture(NamedTuple):
@@ -425,6 +422,6 @@ def _window(values, centre, width, function):
 
 
 def _hide(patient):
-    if patient.casefold() in _PLACEHOLDERS:
+    if patient == '0' or not identity.names_someone(patient):
         return ''
     return hashlib.sha256(f'dicom:{patient}'.encode()).hexdigest()[:16]

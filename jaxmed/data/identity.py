@@ -16,6 +16,18 @@ def content_id(image):
     return digest.hexdigest()[:16]
 
 
+# What anonymisers and tables write for everybody is nobody's id.
+_NOBODY = (
+    '', '-', '?', 'anon', 'anonymous', 'anonymized', 'anonymised', 'none', 'null',
+    'unknown', 'patient', 'n/a', 'na', 'nan',
+)
+
+
+def names_someone(patient):
+    """Whether a patient's id is one: not empty, nor what is written for everybody."""
+    return patient.strip().casefold() not in _NOBODY
+
+
 def printable(name):
     """A file's name may be any bytes; an id is printed, saved and drawn."""
     name = name.encode(errors='backslashreplace').decode()

@@ -5,6 +5,8 @@ alone and batch number n is a function of n: the place in the data is one intege
 the same for any number of workers, so a run may resume with another number of them.
 """
 
+import multiprocessing.connection
+import os
 import signal
 import threading
 import time
@@ -137,14 +139,23 @@ def train_batches(source, *, batch_size, seed, start=0, workers=0):
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=_leave_interrupts_to_parent,
+            worker_init_fn=_follow_parent,
         )
     return iter(batches)
 
 
-def _leave_interrupts_to_parent(worker, workers):
-    """A terminal's Ctrl-C reaches the whole group; only the trainer may answer it."""
+def _follow_parent(worker, workers):
+    """Makes a reading process end with the trainer, and not before it."""
+    # A terminal's Ctrl-C reaches the whole group; only the trainer may answer it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow(parent):
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)  # killed, it could not tell us
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=follow, args=(parent,), daemon=True).start()
 
 
 def eval_batches(source, *, batch_size, index=0, count=1):

@@ -15,6 +15,7 @@ import csv
 import glob
 import hashlib
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -28,8 +29,10 @@ from jaxmed.errors import RecordError
 
 SCHEMA = 1
 SPLITS = ('train', 'valid', 'test')
+LOG = logging.getLogger('jaxmed')
 MANIFEST = 'manifest.json'
 CASES = 'cases.csv'
+CASE_COLUMNS = ('split', 'case_id', 'patient_id', 'content_id', 'records')
 SHARD_BYTES = 256 << 20  # large enough to read in one sweep, small enough to copy
 
 
@@ -99,7 +102,7 @@ class _Shards:
 
 
 def write_records(
-    records, folder, *, task, fractions, seed, fold=0, overwrite=False
+    records, folder, *, task, fractions, seed, fold=0, overwrite=False, labels=()
 ):
     """Writes records into `folder`, which appears complete or not at all.
 
@@ -113,13 +116,15 @@ def write_records(
         fractions: shares of train, valid, test.
         seed, fold: of the split, see split_of.
         overwrite: replace what is there.
+        labels: names along the axis of 'targets'; they are kept and counted.
 
     Returns:
         The manifest.
 
     Raises:
-        RecordError: the target exists, no records came, an example id came twice, or
-            no patient fell into a split whose share is not 0.
+        RecordError: the target exists, no records came, an example id came twice,
+            no patient fell into a split whose share is not 0, or no example of one of
+            several classes, which exclude each other, into the training split.
         InputError: whatever the reader raises; nothing is left behind.
     """
     folder = Path(folder).absolute()
@@ -131,13 +136,18 @@ def write_records(
     try:
         _remove_leftovers(folder)
         partial.mkdir(parents=True)
-        manifest = _write_all(records, partial, task, fractions, seed, fold, folder)
+        manifest = _write_all(
+            records, partial, folder, labels=labels, task=task, fractions=fractions,
+            seed=seed, fold=fold,
+        )
         if folder.exists():
             os.replace(folder, old)
         os.replace(partial, folder)
     except OSError as error:
         raise RecordError(folder, f"can't be written: {error.strerror}") from None
     finally:
+        if old.exists() and not folder.exists():  # stopped between the two renames
+            os.replace(old, folder)
         for path in (partial, old):
             shutil.rmtree(path, ignore_errors=True)
     return manifest
@@ -153,19 +163,37 @@ def check_target(folder, *, overwrite):
 
 
 def _remove_leftovers(folder):
-    """Removes what a killed preparation of this folder left, not a living one's."""
-    for path in folder.parent.glob(f'.{glob.escape(folder.name)}.partial-*'):
-        try:
-            os.kill(int(path.name.rpartition('-')[2]), 0)
-        except ProcessLookupError:
+    """Removes what a killed preparation of this folder left, not a living one's.
+
+    The old records, where it was killed before the new ones had their place, go back.
+    """
+    for path in folder.parent.glob(f'.{glob.escape(folder.name)}.*-*'):
+        what, _, process = path.name.rpartition('.')[2].partition('-')
+        if what not in ('partial', 'old') or not process.isdigit() or _lives(process):
+            continue
+        if what == 'old' and not folder.exists():
+            os.replace(path, folder)
+        else:
             shutil.rmtree(path, ignore_errors=True)
-        except (ValueError, PermissionError):
-            pass  # not ours
 
 
-def _write_all(records, partial, task, fractions, seed, fold, folder):
+def _lives(process):
+    # In a container a process started again often has the number of the killed one.
+    if int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # another user's
+    return True
+
+
+def _write_all(records, partial, folder, *, labels, task, fractions, seed, fold):
     shards = {split: _Shards(partial, split) for split in SPLITS}
     cases, seen, first, found, sides, drawn = {}, set(), None, {}, {}, False
+    tally = _Tally(labels)
     for record in _keep_result(records, found):
         if record['example_id'] in seen:
             raise RecordError(folder, f'example id {record["example_id"]} came twice')
@@ -191,6 +219,7 @@ def _write_all(records, partial, task, fractions, seed, fold, folder):
                 f'of its patient to {sides.get(patient)!r}'
             )
         record = {name: value for name, value in record.items() if name != 'split'}
+        tally.add(split, record)
         shards[split].write(serialization.msgpack_serialize(record))
         case = split, record['case_id'], patient, record.get('content_id', '')
         cases[case] = cases.get(case, 0) + 1
@@ -200,7 +229,9 @@ def _write_all(records, partial, task, fractions, seed, fold, folder):
         'schema': SCHEMA, 'task': task, 'seed': seed, 'fold': fold,
         'fractions': list(fractions), 'splits': {},
         **({'found': found} if found else {}),
+        **({'labels': list(labels)} if labels else {}),
     }
+    tally.check(folder)
     for (split, writer), share in zip(shards.items(), fractions):
         writer.close()
         patients = {case[2] for case in cases if case[0] == split}
@@ -215,13 +246,45 @@ def _write_all(records, partial, task, fractions, seed, fold, folder):
             'cases': sum(case[0] == split for case in cases),
             'patients': len(patients),
             'shards': writer.shards,
+            **({'labels': tally.counts[split].tolist()} if labels else {}),
         }
     with open(partial / CASES, 'w', newline='') as file:
         table = csv.writer(file)
-        table.writerow(['split', 'case_id', 'patient_id', 'content_id', 'records'])
+        table.writerow(CASE_COLUMNS)
         table.writerows([*case, count] for case, count in sorted(cases.items()))
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     return manifest
+
+
+class _Tally:
+    """How many examples of each label fall into each split."""
+
+    def __init__(self, labels):
+        self.labels, self.one_hot = labels, True
+        self.counts = {split: np.zeros(len(labels), int) for split in SPLITS}
+
+    def add(self, split, record):
+        if self.labels:
+            self.counts[split] += record['targets'] == 1
+            self.one_hot &= bool(np.sum(record['targets']) == 1)
+
+    def check(self, folder):
+        """Classes that exclude each other must be there to be learned; else a warning.
+        """
+        anywhere = sum(self.counts.values())
+        for split, counts in self.counts.items():
+            absent = [
+                name for name, count, total in zip(self.labels, counts, anywhere)
+                if total and not count
+            ]
+            if not absent or not counts.any():
+                continue
+            if split == 'train' and self.one_hot:
+                raise RecordError(
+                    folder, f'no example of class {absent[0]!r} fell into split train: '
+                    'it has too few groups for these --splits, or for this --seed'
+                )
+            LOG.warning('%s: split %s has no %s', folder, split, ', '.join(absent))
 
 
 def _keep_result(records, found):
@@ -263,6 +326,9 @@ def read_manifest(folder, *, task):
     try:
         manifest = json.loads(path.read_text())
         schema, made_for = manifest['schema'], manifest['task']
+        for split in SPLITS:
+            for field in ('records', 'cases', 'patients', 'shards'):
+                manifest['splits'][split][field]
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError(path, f'damaged manifest: {error!r}') from None
     if schema != SCHEMA:
@@ -277,9 +343,13 @@ def read_cases(folder):
     path = Path(folder) / CASES
     try:
         with open(path, newline='') as file:
-            return list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            rows = list(table)
     except OSError as error:
         raise RecordError(path, error.strerror) from None
+    if tuple(table.fieldnames or ()) != CASE_COLUMNS:
+        raise RecordError(path, f'its columns are not {", ".join(CASE_COLUMNS)}')
+    return rows
 
 
 def check_records(source, example, *, folder):
@@ -302,6 +372,20 @@ def check_records(source, example, *, folder):
                 f'the task needs {want.dtype}{list(want.shape)}; prepare them with the '
                 'same task options'
             )
+
+
+def check_labels(folder, labels):
+    """Compares the labels of prepared records with a task's, in their order.
+
+    Raises:
+        RecordError: others. Records that were written without labels pass.
+    """
+    stored = json.loads((Path(folder) / MANIFEST).read_text()).get('labels')
+    if stored is not None and stored != list(labels):
+        raise RecordError(
+            folder, f'labels {", ".join(stored)} in these records, the task has '
+            f'{", ".join(labels) or "none"}'
+        )
 
 
 class RecordSource:

@@ -163,21 +163,22 @@ def read_unlabelled(path, *, max_pixels):
 
 
 def group(contents, cases, names, same):
-    """Patient ids: images that share pixels, a name, a pattern or a spot are a group.
+    """Patient ids: images that share pixels, a name or a spot are a group.
 
     Sharing is transitive; for the id see `identity.join`.
 
     Args:
         contents: content ids, one per image.
         cases: case ids; the part after the last / is the file name.
-        names: what the pattern found in each, '' where it is not used.
+        names: what the pattern found in each, which then counts in place of the file
+            name; '' where there is no pattern.
         same: pairs of indices of images that show the same spot.
 
     Returns:
         list of str, one per image.
     """
     keys = [
-        [('stem', case.rpartition('/')[2])] + [('name', name)] * bool(name)
+        [('name', name) if name else ('stem', case.rpartition('/')[2])]
         for case, name in zip(cases, names)
     ]
     return identity.join(contents, keys, same)

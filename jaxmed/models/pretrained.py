@@ -122,8 +122,10 @@ def load(path, model, variables, *, sha256=''):
 def _digest(path):
     try:
         with open(path, 'rb') as file:
-            # torch.save writes a zip archive; before 1.6 it was a bare pickle.
-            if file.read(2) in (b'PK', b'\x80\x02'):
+            # torch.save writes a zip archive; before 1.6 it was a bare pickle. The
+            # length of a safetensors header may begin alike, but ends in zeros.
+            begin = file.read(8)
+            if begin[:2] in (b'PK', b'\x80\x02') and any(begin[4:]):
                 raise CheckpointError(
                     path, 'a pickled file, which may run any code when it is read; '
                     'have it saved as safetensors where it was made'

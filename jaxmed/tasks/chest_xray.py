@@ -8,7 +8,13 @@ import numpy as np
 
 from jaxmed import losses, report, transforms
 from jaxmed.classification import calibration, gradcam, scores, sections, tables, trust
-from jaxmed.data import class_folders, covid_chestxray, csv_labels, radiographs
+from jaxmed.data import (
+    class_folders,
+    covid_chestxray,
+    csv_labels,
+    duplicates,
+    radiographs,
+)
 from jaxmed.data.phantoms import radiographs as phantoms
 from jaxmed.errors import ConfigError
 from jaxmed.models import pretrained
@@ -37,6 +43,10 @@ NETWORKS = {
 PAPER_NETWORKS = {'alexnet': 'AlexNet', 'vgg11': 'VGG11', 'resnet50': 'ResNet50'}
 PAPER_DATA = {name: paper for paper, name in tables.DATA_SETS.items()}
 THUMBNAIL_PX = 32
+MIRRORED = (
+    ' Left and right were swapped in half of the training images, which puts the heart '
+    'on the other side.'
+)
 
 
 def make(
@@ -80,6 +90,15 @@ def make(
             raise ConfigError(f'task.{field}', f'{value!r} is none of {allowed}')
     if not 0 < input_px <= store_px:
         raise ConfigError('task.input_px', f'{input_px} is not in [1, {store_px}]')
+    for field, value, low, high in (
+        ('dropout', dropout, 0, 1), ('label_smoothing', label_smoothing, 0, 1),
+        ('mixup', mixup, 0, np.inf), ('min_per_class', min_per_class, 0, np.inf),
+        ('phantom_images_per_patient', phantom_images_per_patient, 1, np.inf),
+    ):
+        if not low <= value < high:
+            raise ConfigError(f'task.{field}', f'{value!r} is not in [{low}, {high})')
+    if any(not weight > 0 for weight in class_weights):
+        raise ConfigError('task.class_weights', f'{tuple(class_weights)}: not positive')
     if class_weights and len(class_weights) != len(names):
         raise ConfigError(
             'task.class_weights', f'{len(class_weights)} weights, {len(names)} classes'
@@ -113,9 +132,9 @@ def make(
         card=Card(
             title='Chest radiographs',
             about=f'{network} for {", ".join(names)}'
-                  f'{"" if single else ", each for itself"}.',
+                  f'{"" if single else ", each for itself"}.' + MIRRORED * mirror,
             legend='colour: what speaks for the class named (Grad-CAM)',
-            paper=_paper(network, data_set),
+            paper=_paper(network, data_set, names),
             paper_data='a random split of images, not of patients',
         ),
         model=model,
@@ -126,7 +145,7 @@ def make(
         },
         sources={
             'class_folders': partial(class_folders.read, **folder),
-            'covid_chestxray': partial(
+            'covid_chestxray': _refuse if single else partial(
                 covid_chestxray.read, **folder,
                 views=tuple(views) or ('unknown', *radiographs.FRONTAL),
             ),
@@ -141,7 +160,7 @@ def make(
         preprocess=prepare,
         augment=transforms.compose(*steps),
         loss=lambda outputs, batch: loss(outputs, batch['targets']),
-        probabilities=jax.nn.softmax if single else jax.nn.sigmoid,
+        probabilities=None,  # of the temperature, as are calibration and sections
         views=(transforms.IDENTITY,),
         rows=partial(rows, input_px=input_px),
         cases=cases,
@@ -153,6 +172,8 @@ def make(
         render=partial(render, classes=names, input_px=input_px),
         infer=infer,
         findings=partial(findings, classes=names, exclusive=single, input_px=input_px),
+        labels=names,
+        find_copies=find_copies,
         pretrained=partial(pretrained.load, model=model),
         explain=lambda variables, batch, number: explain(
             variables, prepare(batch)['inputs'], number
@@ -161,7 +182,7 @@ def make(
             name: partial(_change, change=change.apply)
             for name, change in trust.CHANGES.items()
         },
-        fit_baselines=_majority if single else None,
+        fit_baselines=partial(_majority, single=single),
         tabulate=tabulate,
     )
     return _with_temperature(task, 1.0, names, single)
@@ -193,8 +214,33 @@ def _classes(data_set, classes, exclusive):
     return tuple(classes) or names, single
 
 
-def _paper(network, data_set):
-    if network not in PAPER_NETWORKS or data_set not in PAPER_DATA:
+def find_copies(records, others):
+    """Ids of cases that show a picture of `others` too: see data.duplicates.
+
+    Pictures as records hold them, squares of what was in the file.
+    """
+    thumbnails = [
+        duplicates.thumbnail(np.ascontiguousarray(source[place]['inputs'][..., 0]))
+        for source in (records, others) for place in range(len(source))
+    ]
+    count = len(records)
+    return {
+        records[i]['case_id'] for i, j in duplicates.find_duplicates(thumbnails)
+        if i < count <= j
+    }
+
+
+def _refuse(path):
+    raise ConfigError(
+        'task.data_set', f'{path} has several findings an image: take the data set '
+        'covid_chestxray, or classes of your own with exclusive=False'
+    )
+
+
+def _paper(network, data_set, classes):
+    if network not in PAPER_NETWORKS or data_set not in PAPER_DATA or (
+        len(classes) != len(DATA_SETS[data_set][0])
+    ):
         return {}
     return tables.paper_values(PAPER_NETWORKS[network], PAPER_DATA[data_set])
 
@@ -211,7 +257,7 @@ def tabulate(runs):
     entries = [
         tables.Entry(
             PAPER_NETWORKS.get(options['network'], options['network']),
-            PAPER_DATA.get(options['data_set'], ', '.join(options['classes'])), values,
+            _table_row(options['data_set'], options['classes']), values,
         ) for options, values in runs
     ]
     try:
@@ -220,6 +266,12 @@ def tabulate(runs):
         }
     except ValueError as error:
         raise ConfigError('--workdir', error) from None
+
+
+def _table_row(data_set, classes):
+    if data_set in PAPER_DATA and len(classes) in (0, len(DATA_SETS[data_set][0])):
+        return PAPER_DATA[data_set]
+    return ': '.join(filter(None, (data_set, ', '.join(classes))))
 
 
 def _crop(images, input_px):
@@ -267,9 +319,11 @@ def cases(rows):
     }
 
 
-def _majority(source):
+def _majority(source, *, single):
     targets = np.stack([source[place]['targets'] for place in range(len(source))])
-    return {'majority class': scores.majority(scores.prevalence(targets))}
+    name = 'majority class' if single else 'majority of each'
+    shares = np.nan_to_num(scores.prevalence(targets))  # of known ones; 0 of none
+    return {name: scores.majority(shares)}
 
 
 def _change(batch, *, change):
@@ -315,7 +369,7 @@ def findings(record, probabilities, explain, *, classes, exclusive, input_px):
 
 
 def make_sections(
-    cases, *, classes, exclusive, valid_cases, found, changed, external,
+    cases, *, classes, exclusive, valid_cases, probe_cases, found, changed, external,
     calibrations, picture, resamples,
 ):
     """The report's parts beyond the table: see classification.sections.
@@ -323,6 +377,7 @@ def make_sections(
     Args:
         cases, valid_cases: of the measured and of the validation split, or None.
         classes, exclusive: of the task.
+        probe_cases: of all splits that may be looked at without a model.
         found: what launch.prepare counted, {} if nothing.
         changed: name of a probe -> cases.
         external: name of another data set -> cases.
@@ -345,6 +400,7 @@ def make_sections(
     return sections.sections(
         cases, classes=classes, exclusive=exclusive,
         temperature=temperatures if len(temperatures) > 1 else temperatures[0],
-        valid_rows=valid_cases, duplicates=found or None, changed=changed,
+        valid_rows=valid_cases, probe_rows=probe_cases, duplicates=found or None,
+        changed=changed,
         external=external, galleries=galleries, resamples=resamples,
     )

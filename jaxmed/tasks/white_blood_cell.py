@@ -76,6 +76,18 @@ def make(
     ):
         if value not in allowed:
             raise ConfigError(f'task.{name}', f'{value!r} is none of {allowed}')
+    for name, value, high in (
+        ('overlap_px', overlap_px, tile), ('dropout', dropout, 1),
+    ):
+        if not 0 <= value < high:
+            raise ConfigError(f'task.{name}', f'{value!r} is not in [0, {high})')
+    for name, value in (
+        ('threshold', threshold), ('min_confidence', min_confidence),
+    ):
+        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ConfigError(f'task.{name}', f'{value!r} is not in [0, 1]')
+    if not widths:
+        raise ConfigError('task.widths', 'at least one is needed')
     if tile % 2 ** (len(widths) - 1):
         raise ConfigError(
             'task.tile', f'{tile} is not a multiple of {2 ** (len(widths) - 1)}'

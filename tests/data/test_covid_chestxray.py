@@ -42,26 +42,27 @@ def layout(tmp_path, save, drawn):
 
 
 @pytest.mark.parametrize('finding, expected', [
-    # Both spellings: COVID-19 is viral, Streptococcus is a bacterium.
+    # Both spellings: COVID-19 is viral, Streptococcus is a bacterium. The later one has
+    # no place for ARDS.
     ('COVID-19', [1, 1, 1, 0, 0, 0]),
-    ('Pneumonia/Viral/COVID-19', [1, 1, 1, 0, 0, 0]),
+    ('Pneumonia/Viral/COVID-19', [1, 1, 1, 0, 0, UNKNOWN]),
     ('COVID-19, ARDS', [1, 1, 1, 0, 0, 1]),
     ('Streptococcus', [1, 0, 0, 1, 1, 0]),
-    ('Pneumonia/Bacterial/Streptococcus', [1, 0, 0, 1, 1, 0]),
+    ('Pneumonia/Bacterial/Streptococcus', [1, 0, 0, 1, 1, UNKNOWN]),
     ('SARS', [1, 1, 0, 0, 0, 0]),
-    ('Pneumonia/Viral/Influenza/H1N1', [1, 1, 0, 0, 0, 0]),
-    ('Pneumonia/Fungal/Pneumocystis', [1, 0, 0, 0, 0, 0]),
-    ('Pneumonia/Bacterial/Staphylococcus/MRSA', [1, 0, 0, 1, 0, 0]),
+    ('Pneumonia/Viral/Influenza/H1N1', [1, 1, 0, 0, 0, UNKNOWN]),
+    ('Pneumonia/Fungal/Pneumocystis', [1, 0, 0, 0, 0, UNKNOWN]),
+    ('Pneumonia/Bacterial/Staphylococcus/MRSA', [1, 0, 0, 1, 0, UNKNOWN]),
     ('Tuberculosis', [0, 0, 0, 0, 0, 0]),
     # Case, spaces, aliases.
-    (' pneumonia/viral/covid-19 ', [1, 1, 1, 0, 0, 0]),
+    (' pneumonia/viral/covid-19 ', [1, 1, 1, 0, 0, UNKNOWN]),
     ('Covid19,ards', [1, 1, 1, 0, 0, 1]),
     ('Mycoplasma Bacterial Pneumonia', [1, 0, 0, 1, 0, 0]),
-    ('Pneumonia/Viral/Herpes ', [1, 1, 0, 0, 0, 0]),
+    ('Pneumonia/Viral/Herpes ', [1, 1, 0, 0, 0, UNKNOWN]),
     # No cause is named: it is not known, and not absent.
-    ('Pneumonia', [1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, 0]),
-    ('Pneumonia/Viral', [1, 1, UNKNOWN, 0, 0, 0]),
-    ('Pneumonia/Bacterial', [1, 0, 0, 1, UNKNOWN, 0]),
+    ('Pneumonia', [1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]),
+    ('Pneumonia/Viral', [1, 1, UNKNOWN, 0, 0, UNKNOWN]),
+    ('Pneumonia/Bacterial', [1, 0, 0, 1, UNKNOWN, UNKNOWN]),
     ('ARDS', [1, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, 1]),
     ('No Finding', [0, 0, 0, 0, 0, 0]),
     ('no finding', [0, 0, 0, 0, 0, 0]),

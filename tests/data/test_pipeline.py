@@ -1,13 +1,19 @@
 """Order, completeness and sharing of batches."""
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxmed.data import pipeline, records
 from jaxmed.errors import ConfigError
+from tests.commands import ROOT
 
 
 def ids(batches, count):
@@ -122,3 +128,61 @@ def test_prefetch_measures_the_wait_and_stops_an_endless_reader():
         assert [next(ready) for _ in range(3)] == [0, 1, 2]
     assert ready.waited_s > 0.1
     assert not ready._thread.is_alive()
+
+
+def test_balanced_sampling_repeats_rare_classes():
+    targets = np.eye(3, dtype=np.float32)[[0] * 8 + [1] * 4 + [2]]
+    source = pipeline.balance([{'targets': row} for row in targets])
+    classes = [int(source[i]['targets'].argmax()) for i in range(len(source))]
+    assert np.bincount(classes).tolist() == [8, 8, 8]
+    with pytest.raises(ConfigError, match='balanced needs one class per example'):
+        pipeline.balance([{'targets': np.array([1.0, 1.0])}])
+
+
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='looks for processes in /proc')
+def test_reading_processes_end_with_a_killed_trainer(tmp_path):
+    script = tmp_path / 'read.py'
+    script.write_text(READER)
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+    )
+    workers = json.loads(process.stdout.readline())
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 30
+    while any(Path(f'/proc/{worker}').is_dir() for worker in workers):
+        assert time.monotonic() < until, 'reading processes have stayed'
+        time.sleep(0.1)
+
+
+# Children by their parent's number: grain says nothing of its processes.
+READER = """
+import json, os, pathlib, time
+import numpy as np
+from jaxmed.data import pipeline
+
+class Ten:
+    def __len__(self):
+        return 10
+    def __getitem__(self, index):
+        return {'inputs': np.zeros(3)}
+
+def children():
+    for status in pathlib.Path('/proc').glob('[0-9]*/status'):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        command = (status.parent / 'cmdline').read_bytes()
+        if f'PPid:\\t{os.getpid()}\\n' in text and b'spawn_main' in command:
+            yield int(status.parent.name)
+
+if __name__ == '__main__':
+    batches = pipeline.train_batches(Ten(), batch_size=2, seed=0, workers=2)
+    for _ in range(4):
+        next(batches)
+    print(json.dumps(list(children())), flush=True)
+    time.sleep(100)
+"""

@@ -1,6 +1,8 @@
 """Shards and manifest: whole or absent, split by patient, checked on opening."""
 
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -165,3 +167,83 @@ def test_folds_put_every_patient_into_the_test_once():
     assert list(sides[:, 0]) == [
         records.split_of(patient, fractions=fractions, seed=3) for patient in patients
     ]
+
+
+def leave_behind(folder, what, process):
+    """What a killed preparation leaves."""
+    left = folder.with_name(f'.{folder.name}.{what}-{process}')
+    folder.rename(left)
+    return left
+
+
+def ended_process():
+    process = subprocess.Popen(['true'])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize('process', [ended_process(), os.getpid()])
+def test_the_old_records_go_back_where_a_killed_overwrite_left_none(
+    examples, tmp_path, process
+):
+    write(examples, tmp_path / 'a', count=40)
+    before = records.fingerprint(tmp_path / 'a')
+    left = leave_behind(tmp_path / 'a', 'old', process)
+    with pytest.raises(RecordError, match='holds no example'):
+        write(examples, tmp_path / 'a', count=0, overwrite=True)
+    assert records.fingerprint(tmp_path / 'a') == before and not left.exists()
+
+
+def test_what_a_living_process_writes_is_left_alone(examples, tmp_path):
+    write(examples, tmp_path / 'a', count=40)
+    left = leave_behind(tmp_path / 'a', 'partial', os.getppid())
+    write(examples, tmp_path / 'a')
+    assert left.is_dir()
+
+
+def test_an_error_between_the_renames_brings_the_old_records_back(
+    examples, tmp_path, monkeypatch
+):
+    write(examples, tmp_path / 'a', count=40)
+    before, rename = records.fingerprint(tmp_path / 'a'), os.replace
+
+    def fail(source, target):
+        if '.partial-' in str(source):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(records.os, 'replace', fail)
+    with pytest.raises(KeyboardInterrupt):
+        write(examples, tmp_path / 'a', overwrite=True)
+    assert records.fingerprint(tmp_path / 'a') == before
+
+
+def classified(examples, classes):
+    """Records of one-hot targets, one patient each."""
+    for number, which in enumerate(classes):
+        record = examples(len(classes))[number] | {'patient_id': f'p{number}'}
+        yield record | {'targets': np.eye(2, dtype=np.float32)[which]}
+
+
+def test_labels_are_kept_counted_and_compared(examples, tmp_path):
+    manifest = records.write_records(
+        classified(examples, [0, 1] * 20), tmp_path / 'a', task='toy', seed=0,
+        fractions=FRACTIONS, labels=('x', 'y'),
+    )
+    counts = [split['labels'] for split in manifest['splits'].values()]
+    assert np.sum(counts, axis=0).tolist() == [20, 20]
+    records.check_labels(tmp_path / 'a', ('x', 'y'))
+    with pytest.raises(RecordError, match='labels x, y in these .* the task has y, x'):
+        records.check_labels(tmp_path / 'a', ('y', 'x'))
+
+
+def test_a_class_that_could_not_be_learned_is_named(examples, tmp_path):
+    for seed in range(100):
+        if records.split_of('p0', fractions=FRACTIONS, seed=seed) == 'test':
+            break
+    with pytest.raises(RecordError, match="no example of class 'x' fell into split tr"):
+        records.write_records(
+            classified(examples, [0] + 40 * [1]), tmp_path / 'a', task='toy', seed=seed,
+            fractions=FRACTIONS, labels=('x', 'y'),
+        )
+    assert not list(tmp_path.iterdir())

@@ -304,10 +304,14 @@ def test_a_header_that_claims_more_than_the_file_has_is_refused(refused, path):
     assert refused().startswith('not a whole safetensors file: ')
 
 
-@pytest.mark.parametrize('start', [b'PK\x03\x04', b'\x80\x02\x8a'])
+@pytest.mark.parametrize('start', [
+    b'PK\x03\x04\0\0\x08\x08', b'\x80\x02\x8a\nl\xfc\x9cF'])
 def test_a_pickled_file_is_refused_unread(refused, path, start):
     path.write_bytes(start + bytes(100))
     assert refused().startswith('a pickled file, which may run any code')
+    # A safetensors file whose header is as long as these two bytes say is none.
+    path.write_bytes(start[:2] + bytes(100))
+    assert refused().startswith('not a whole safetensors file')
 
 
 def test_what_is_no_file_is_refused(refused, path):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -115,8 +116,6 @@ def folds(tmp_path_factory):
     folder = tmp_path_factory.mktemp('cxr')
     source = folder / 'source'
     phantoms = make().phantoms(count=30, seed=0)
-    import cv2
-
     for number, record in enumerate(phantoms):
         name = DATA_SETS['three_class'][0][int(record['targets'].argmax())]
         path = source / name / f'{number:03d}.png'
@@ -194,6 +193,119 @@ def test_another_set_stands_beside_without_what_was_trained_on(folds):
     assert 'this model, all' in output
     page = (folds / 'external' / 'report.html').read_text()
     assert 'cases are left out, since run0' in page
+    (folds / 'test').symlink_to(folds / 'all')
+    code, output = run(
+        'evaluate', f'--workdir={folds}/run0', f'--external={folds}/test')
+    assert code == 2 and "--external: 'test' is taken" in output
+
+
+def test_copies_of_what_was_trained_on_are_found_in_other_sets():
+    pictures = [
+        np.random.default_rng(seed).normal(128, 40, (24, 24)) for seed in range(3)
+    ]
+    pictures = [
+        cv2.resize(picture, (144, 144), interpolation=cv2.INTER_CUBIC)
+        + np.random.default_rng(9).normal(0, 8, (144, 144)) for picture in pictures
+    ]
+    pictures = [np.clip(picture, 0, 255).astype(np.uint8) for picture in pictures]
+    _, jpeg = cv2.imencode('.jpg', pictures[1], [cv2.IMWRITE_JPEG_QUALITY, 60])
+    copy = cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE)
+    assert (copy != pictures[1]).any()
+
+    def source(images):
+        return [{'case_id': str(i), 'inputs': image[..., None]}
+                for i, image in enumerate(images)]
+
+    assert make().find_copies(source([pictures[0], copy]), source(pictures[1:])) == {
+        '1'}
+
+
+def test_records_prepared_anew_are_not_taken_for_those_trained_on(folds, tmp_path):
+    flags = ('prepare', *SMALL[:3], '--layout=class_folders',
+             f'--source={folds}/source', f'--output={tmp_path}/records')
+    assert run(*flags, '--splits=0.6,0.2,0.2')[0] == 0
+    code, output = run('train', *SMALL, f'--config.data.records={tmp_path}/records',
+                       f'--workdir={tmp_path}/run')
+    assert code == 0, output
+    assert run(*flags, '--splits=0.3,0.2,0.5', '--overwrite')[0] == 0
+    code, output = run('evaluate', f'--workdir={tmp_path}/run')
+    assert code == 2 and 'are not the records that the run was trained on' in output
+    code, output = run('evaluate', f'--workdir={tmp_path}/run',
+                       f'--records={tmp_path}/records')
+    assert code == 0 and (tmp_path / 'run' / 'report_records_test').is_dir(), output
+
+
+def test_records_of_other_classes_are_refused(folds, tmp_path):
+    code, output = run(
+        'train', *SMALL, f'--config.data.records={folds}/records0',
+        "--config.task.classes=('Normal','Covid','Viral_Pneumonia')",
+        f'--workdir={tmp_path}/run',
+    )
+    assert code == 2 and 'the task has Normal, Covid, Viral_Pneumonia' in output
+
+
+SEVERAL = (*SMALL, '--config.task.data_set=covid_chestxray')
+
+
+@pytest.fixture(scope='module')
+def several(tmp_path_factory):
+    """A run on the layout of covid-chestxray: labels that occur together, or unknown.
+    """
+    folder = tmp_path_factory.mktemp('several')
+    (folder / 'source' / 'images').mkdir(parents=True)
+    lines = ['patientid,finding,view,filename']
+    classes, _ = DATA_SETS['covid_chestxray']
+    drawn = make(data_set='covid_chestxray').phantoms(count=36, seed=0)
+    for number, record in enumerate(drawn):
+        named = [name for name, value in zip(classes, record['targets']) if value == 1]
+        finding = 'todo' if number % 9 == 8 else ', '.join(named) or 'No Finding'
+        lines.append(f'{number // 2},"{finding}",PA,{number}.png')
+        cv2.imwrite(
+            str(folder / 'source' / 'images' / f'{number}.png'), record['inputs'])
+    (folder / 'source' / 'metadata.csv').write_text('\n'.join(lines))
+    code, output = run(
+        'prepare', *SEVERAL, '--layout=covid_chestxray', f'--source={folder}/source',
+        f'--output={folder}/records', '--splits=0.5,0.2,0.3',
+    )
+    assert code == 0, output
+    code, output = run(
+        'train', *SEVERAL, f'--config.data.records={folder}/records',
+        f'--workdir={folder}/run',
+    )
+    assert code == 0, output
+    return folder, output
+
+
+def test_several_findings_an_image_are_trained_and_reported(several):
+    folder, output = several
+    assert 'always negative, test' in output and 'majority of each, test' in output
+    cases = list(csv.DictReader(open(folder / 'records' / 'cases.csv', newline='')))
+    sides = {}
+    for case in cases:
+        sides.setdefault(case['patient_id'], set()).add(case['split'])
+    assert len(cases) == 36 and len(sides) <= 18
+    assert all(len(side) == 1 for side in sides.values())
+    page = (folder / 'run' / 'report' / 'report.html').read_text()
+    assert 'Patients on both sides' in page and 'Streptococcus' in page
+
+
+def test_several_findings_an_image_are_predicted(several, tmp_path):
+    folder, _ = several
+    finding = jaxmed.load(folder / 'run')(folder / 'source' / 'images' / '0.png')
+    values = [finding.row[name] for name in DATA_SETS['covid_chestxray'][0]]
+    assert all(0 <= value <= 1 for value in values)
+    named = [name for name, value in zip(DATA_SETS['covid_chestxray'][0], values)
+             if value >= 0.5]
+    assert finding.row['finding'] == '; '.join(named)
+
+
+def test_several_findings_an_image_are_no_classes(several, tmp_path):
+    folder, _ = several
+    code, output = run(
+        'prepare', *SMALL[:3], '--layout=covid_chestxray', f'--source={folder}/source',
+        f'--output={tmp_path}/records',
+    )
+    assert code == 2 and 'task.data_set: ' in output and 'several findings' in output
 
 
 def test_prediction_writes_calibrated_probabilities_and_warns_of_other_pictures(
