@@ -6,11 +6,16 @@ saved as JPEG anew, so no two of them have equal pixels; put on two sides of a s
 they flatter every number.
 """
 
+import logging
+
 import cv2
 import numpy as np
 
+LOG = logging.getLogger('jaxmed')
+
 _REDUCTION = 4  # pairs are looked for in thumbnails, which is 100 times faster
 _SMALLEST = 16  # px of a thumbnail's side: on less than this cells look alike
+_MANY = 2000
 _FLAT = 2.0  # levels of standard deviation; nothing to recognise below
 
 # Measured on the 10011 pairs of SigTuple images: the 20 that overlap correlate by
@@ -46,6 +51,12 @@ def find_overlaps(thumbnails, read):
         if min(small.shape) >= _SMALLEST and small.std() > _FLAT
     ]
     usable.sort(key=lambda i: thumbnails[i].size)
+    if len(usable) > _MANY:
+        LOG.warning(
+            'looking for overlaps among %d images: about %.0f minutes; none are looked '
+            'for where task.group_pattern tells which images belong together',
+            len(usable), len(usable) ** 2 / 2 * 1e-4 / 60,
+        )
     found = []
     for n, i in enumerate(usable):
         middle, _ = _middle(thumbnails[i])

@@ -155,6 +155,13 @@ def test_a_pattern_groups_by_what_it_finds(tmp_path):
     assert len(set(patients(tmp_path).values())) == 3
 
 
+def test_with_a_pattern_equal_names_in_two_folders_are_two_patients(tmp_path):
+    for i, name in enumerate(['A/001.png', 'A/002.png', 'B/001.png']):
+        save(tmp_path / name, noise(128, 128, i))
+    found = patients(tmp_path, group_pattern='^([^/]+)/')
+    assert found['A/001'] == found['A/002'] != found['B/001']
+
+
 @pytest.mark.parametrize('seeds', [(0, 1), (1, 0)])
 def test_groups_are_joined_through_a_common_member(tmp_path, seeds):
     # Below 64 pixels no overlap is looked for.

@@ -118,7 +118,8 @@ def test_a_dark_disc_is_found_at_its_place_in_a_large_smear(sweep):
 
 @pytest.mark.parametrize('field, value', [
     ('colour', 'cmyk'), ('loss', 'hinge'), ('augment', 'x'), ('dtype', 'int8'),
-    ('sweep', 'spiral'), ('num_classes', 7), ('tile', 33)])
+    ('sweep', 'spiral'), ('num_classes', 7), ('tile', 333),
+    ('overlap_px', 500), ('dropout', 1), ('threshold', 'high')])
 def test_options_out_of_range_are_named(field, value):
     with pytest.raises(ConfigError, match=f'task.{field}: .*{value}'):
         make(**{field: value})

@@ -7,8 +7,18 @@ import numpy as np
 import optax
 import pytest
 
+from configs import white_blood_cell_unet
 from jaxmed import runs, train
 from jaxmed.data import pipeline
+
+
+def make_unet_task():
+    """A small U-Net with all that makes an update depend on its batch: batch norm,
+    dropout, augmentation.
+    """
+    config = white_blood_cell_unet.get_config('strong').to_dict()
+    config['task'] |= dict(widths=(4, 8), tile=32, overlap_px=16, dropout=0.3)
+    return runs.make_task(config, axis_name=train.AXIS)
 
 
 def make_task(network, side, options):
@@ -42,13 +52,14 @@ def test_a_batch_of_32_is_learned_by_heart(network, side, options, learning_rate
     assert losses[-1] < 0.01, losses
 
 
-@pytest.mark.parametrize('network, side, options', [
-    ('alexnet', 64, {'head_width': 32}), ('vgg11', 32, {'head_width': 32}),
+@pytest.mark.parametrize('task', [
+    make_unet_task(), make_task('alexnet', 64, {'head_width': 32}),
+    make_task('vgg11', 32, {'head_width': 32}),
     # One block a stage: the same parts, compiled in a fifth of the time.
-    ('resnet50', 64, {'blocks': (1, 1, 1, 1)}), ('cnn', 32, {'widths': (8, 16)}),
-])
-def test_updates_agree_on_1_2_and_4_devices(network, side, options):
-    task = make_task(network, side, options)
+    make_task('resnet50', 64, {'blocks': (1, 1, 1, 1)}),
+    make_task('cnn', 32, {'widths': (8, 16)}),
+], ids=['unet', 'alexnet', 'vgg11', 'resnet50', 'cnn'])
+def test_updates_agree_on_1_2_and_4_devices(task):
     host = pipeline.stack(list(task.phantoms(count=8, seed=0)))
     host['mask'][5:] = 0  # a ragged batch: the last device has fillers only
     # Not Adam: it divides by the gradient's size, also where that is rounding.
