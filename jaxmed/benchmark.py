@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
 
@@ -150,6 +152,32 @@ def _pipeline(state, step, key, source, batch_size, rounds, workers):
         'reading_images_per_s': 4 * rounds * batch_size / reading,
         'workers': workers,
     }
+
+
+def measure_decoding(task, source, *, count=16, side_px=1024):
+    """Images/s of reading and decoding files alone, one after the other.
+
+    Args:
+        task: Task of pictures.
+        source: random access to its Records, uint8 inputs [H, W, C].
+        count: files.
+        side_px: of a file.
+
+    Returns:
+        {'images_per_s', 'side_px'} of PNG files of these pictures, made larger.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f'{number}.png' for number in range(count)]
+        for number, path in enumerate(paths):
+            picture = source[number % len(source)]['inputs']
+            picture = cv2.resize(picture, (side_px, side_px))
+            if not cv2.imwrite(str(path), picture):
+                raise RuntimeError(f'{path} could not be written')
+        began = time.perf_counter()
+        for path in paths:
+            task.read(path, case_id=path.stem)
+        seconds = time.perf_counter() - began
+    return {'images_per_s': count / seconds, 'side_px': side_px}
 
 
 def start_times(flags, *, cwd):

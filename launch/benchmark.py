@@ -55,6 +55,7 @@ def main(argv):
             workers=config['runtime']['workers'],
             start_rivals=start_rivals,
         )
+        result['decoding'] = benchmark.measure_decoding(task, source)
         warm = benchmark.start_times(
             [arg for arg in sys.argv[1:] if arg.startswith('--config')]
             + [f'--config.data.records={folder}/records'], cwd=Path.cwd(),

@@ -44,4 +44,5 @@ def test_the_command_times_training_prediction_and_input(tmp_path):
             result['batch_size'] / times['median'])
     assert 0 <= result['pipeline']['input_wait'] < 1
     assert 0 < result['warm_start']['warm_s'] < result['warm_start']['cold_s']
+    assert result['decoding']['images_per_s'] > 0
     assert result['memory']['host_peak_bytes'] > 1e8
