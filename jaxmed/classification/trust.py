@@ -357,6 +357,7 @@ def check_duplicates(counts):
 CODES = {
     'view': 'the view, AP or PA',
     'source': 'the kind of file',
+    'origin': 'the hospital or collection',
 }
 
 

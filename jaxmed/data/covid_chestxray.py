@@ -9,6 +9,7 @@ hierarchy ('Pneumonia/Viral/COVID-19'). Both give the same targets here.
 import unicodedata
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -99,7 +100,8 @@ def find_listings(path, *, classes, views, min_per_class):
     table = tables.read_table(metadata)
     name_column, finding_column = table.need('filename'), table.need('finding')
     optional = {
-        name: table.column(name) for name in ('patientid', 'view', 'modality', 'folder')
+        name: table.column(name)
+        for name in ('patientid', 'view', 'modality', 'folder', 'url')
     }
     files, rows, absent, left_out = {}, [], [], Counter()
     found = Counter()
@@ -126,7 +128,8 @@ def find_listings(path, *, classes, views, min_per_class):
                                  'with other findings, view or patient')
             continue
         files[file] = facts
-        rows.append((file, *facts))
+        # Who published it: most hospitals are named once, and in many ways.
+        rows.append((file, *facts, _host(cell['url'])))
     if not rows:
         raise InputError(
             metadata, f'none of {len(table.rows)} rows has an image of a view among '
@@ -138,8 +141,9 @@ def find_listings(path, *, classes, views, min_per_class):
     listings.warn_of(metadata, 'rows without their image', absent)
     cases = identity.case_ids([row[0] for row in rows], metadata.parent)
     listed = [
-        Listing(file, case, targets_of(finding, classes), view, patient)
-        for case, (file, finding, view, patient) in zip(cases, rows)
+        Listing(
+            file, case, targets_of(finding, classes), view, patient, origin=origin
+        ) for case, (file, finding, view, patient, origin) in zip(cases, rows)
     ]
     listings.check_counts(
         listed, classes, min_per_class=min_per_class, where=metadata,
@@ -210,6 +214,13 @@ def _view_of(view, modality):
     if modality.strip().upper() == 'CT' and view not in _CT:
         return 'CT'
     return view
+
+
+def _host(url):
+    try:
+        return urlsplit(url).hostname or ''
+    except ValueError:
+        return ''
 
 
 def _find(folder, name, line, metadata):

@@ -4,8 +4,9 @@
     a/1.png,COVID-19,p1              a/1.png,1,0,p1,PA,train
     a/2.dcm,Normal,p2                a/2.dcm,0,,p2,AP,test
 
-Paths are relative to the CSV. `patient_id`, `view` (a name in radiographs.VIEWS) and
-`split` (train, valid, test or nothing) may be absent; other columns are ignored.
+Paths are relative to the CSV. `patient_id`, `view` (a name in radiographs.VIEWS),
+`split` (train, valid, test or nothing) and `origin` (a hospital or collection) may be
+absent; other columns are ignored.
 """
 
 import os
@@ -71,7 +72,7 @@ def find_listings(path, *, classes, exclusive, min_per_class):
     targets_of = _make_targets(table, classes, exclusive)
     columns = {
         'patient': table.column(*_PATIENTS), 'view': table.column('view'),
-        'split': table.column('split'),
+        'split': table.column('split'), 'origin': table.column('origin'),
     }
     files, sides, rows = {}, {}, []
     for line, row in table.rows:
@@ -92,7 +93,9 @@ def find_listings(path, *, classes, exclusive, min_per_class):
             if side != split:
                 raise InputError(path, f'lines {first} and {line}: one patient in '
                                  f'two splits, {side!r} and {split!r}')
-        rows.append((file, targets_of(row, line), view, cell['patient'], split))
+        rows.append((
+            file, targets_of(row, line), view, cell['patient'], split, cell['origin']
+        ))
     listed = [
         Listing(file, case, *rest)
         for case, (file, *rest) in zip(_case_ids(rows, path.parent), rows)

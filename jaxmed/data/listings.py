@@ -32,6 +32,7 @@ class Listing(NamedTuple):
     view: str = 'unknown'  # in radiographs.VIEWS
     patient: str = ''  # whatever all pictures of a patient share; '' where unknown
     split: str = ''  # that the data set gives; '' to be drawn
+    origin: str = ''  # hospital or collection; '' where unknown
 
 
 def read_listed(listings, *, store_px, max_pixels):
@@ -49,9 +50,10 @@ def read_listed(listings, *, store_px, max_pixels):
 
     Yields:
         Record: inputs uint8 [store_px, store_px, 1], targets float32 [K], source and
-        view int8 [] (indices into radiographs.SOURCES and VIEWS), size_hw int32 [2]
-        of the file, example_id, case_id, patient_id (of the group, a hash),
-        content_id; 'split' where one was given.
+        view int8 [] (indices into radiographs.SOURCES and VIEWS), origin int16 [] (0,
+        or 1 + the place in 'origins'), size_hw int32 [2] of the file, example_id,
+        case_id, patient_id (of the group, a hash), content_id; 'split' where one was
+        given.
 
     Returns:
         dict, for the manifest: counts of 'images', 'patients' (ids that were given),
@@ -59,7 +61,7 @@ def read_listed(listings, *, store_px, max_pixels):
         of copies), 'groups', 'groups_of_several', 'largest_group',
         'patients_joined' (ids less their groups), 'label_conflicts' (pairs of equal
         pictures with different labels), 'given_splits_changed' (images), 'oddities'
-        (images); 'pairs', the first case ids of copies.
+        (images); 'pairs', the first case ids of copies; 'origins', their names.
 
     Raises:
         ImageError: as `radiographs.read_radiograph`.
@@ -89,6 +91,8 @@ def read_listed(listings, *, store_px, max_pixels):
         groups = identity.join(contents, patients, pairs)
         splits = _settle_splits(listings, groups)
         found = _count(listings, facts, patients, pairs, groups, splits)
+        origins = sorted({listing.origin for listing in listings} - {''})
+        found |= {'origins': origins} if origins else {}
         store.seek(0)
         for listing, (picture, size, content), group in zip(listings, facts, groups):
             square = np.frombuffer(store.read(store_px**2), np.uint8)
@@ -97,6 +101,7 @@ def read_listed(listings, *, store_px, max_pixels):
                 square.reshape(store_px, store_px), size, source=picture.source,
                 view=picture.view, case_id=listing.case_id, patient_id=group,
                 content_id=content,
+                origin=1 + origins.index(listing.origin) if listing.origin else 0,
             ) | {'targets': listing.targets} | ({'split': split} if split else {})
     return found
 

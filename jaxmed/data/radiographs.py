@@ -223,12 +223,19 @@ def square(grey, side):
     return cv2.resize(middle, (side, side), interpolation=way)
 
 
-def make_record(pixels, size, *, source, view, case_id, patient_id, content_id):
-    """The fields that labelled and unlabelled records share."""
+def make_record(
+    pixels, size, *, source, view, case_id, patient_id, content_id, origin=0
+):
+    """The fields that labelled and unlabelled records share.
+
+    `origin` says which hospital or collection a picture is from, 0 for unknown; other
+    numbers mean something within one prepared set.
+    """
     return {
         'inputs': pixels[..., None],
         'source': np.int8(SOURCES.index(source)),
         'view': np.int8(VIEWS.index(view)),
+        'origin': np.int16(origin),
         'size_hw': np.array(size, np.int32),
         'example_id': case_id,
         'case_id': case_id,

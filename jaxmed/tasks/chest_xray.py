@@ -42,6 +42,7 @@ NETWORKS = {
 # What networks and data sets are called in the paper's tables.
 PAPER_NETWORKS = {'alexnet': 'AlexNet', 'vgg11': 'VGG11', 'resnet50': 'ResNet50'}
 PAPER_DATA = {name: paper for paper, name in tables.DATA_SETS.items()}
+CODES = tuple(trust.CODES)  # columns that say how a picture was made
 THUMBNAIL_PX = 32
 MIRRORED = (
     ' Left and right were swapped in half of the training images, which puts the heart '
@@ -142,6 +143,7 @@ def make(
             'inputs': np.zeros((store_px, store_px, 1), np.uint8),
             'targets': np.zeros(len(names), np.float32),
             'view': np.zeros((), np.int8), 'source': np.zeros((), np.int8),
+            'origin': np.zeros((), np.int16),
         },
         sources={
             'class_folders': partial(class_folders.read, **folder),
@@ -304,7 +306,7 @@ def rows(probabilities, batch, *, input_px):
     return {
         'probability': probabilities,
         'thumbnail': jnp.round(thumbnails[..., 0]).astype(jnp.uint8),
-        **{name: batch[name] for name in ('targets', 'view', 'source')},
+        **{name: batch[name] for name in ('targets', *CODES)},
     }
 
 
@@ -346,7 +348,7 @@ def infer(apply, record, *, batch_size):
     """Probabilities [K] of one radiograph."""
     del batch_size
     return np.asarray(apply({
-        name: np.asarray(record[name])[None] for name in ('inputs', 'view', 'source')
+        name: np.asarray(record[name])[None] for name in ('inputs', *CODES)
     })[0])
 
 

@@ -182,13 +182,13 @@ def ended_process():
     return process.pid
 
 
-@pytest.mark.parametrize('process', [ended_process(), os.getpid()])
+@pytest.mark.parametrize('process', [ended_process, os.getpid])
 def test_the_old_records_go_back_where_a_killed_overwrite_left_none(
     examples, tmp_path, process
 ):
     write(examples, tmp_path / 'a', count=40)
     before = records.fingerprint(tmp_path / 'a')
-    left = leave_behind(tmp_path / 'a', 'old', process)
+    left = leave_behind(tmp_path / 'a', 'old', process())
     with pytest.raises(RecordError, match='holds no example'):
         write(examples, tmp_path / 'a', count=0, overwrite=True)
     assert records.fingerprint(tmp_path / 'a') == before and not left.exists()

@@ -54,12 +54,13 @@ def test_rows_keep_labels_views_and_a_thumbnail_of_what_the_network_saw():
     image = np.zeros((1, 40, 40, 1), np.uint8)
     image[:, 4:36, 4:20] = 200  # the left half of the middle
     batch = {'inputs': jnp.array(image), 'targets': jnp.array([[0.0, 1.0, 0.0]]),
-             'view': jnp.array([2], jnp.int8), 'source': jnp.array([1], jnp.int8)}
+             'view': jnp.array([2], jnp.int8), 'source': jnp.array([1], jnp.int8),
+             'origin': jnp.array([3], jnp.int16)}
     rows = make().rows(jnp.array([[0.2, 0.7, 0.1]]), batch)
     assert rows['thumbnail'].shape == (1, 32, 32)
     np.testing.assert_array_equal(rows['thumbnail'][0, :, :16], 200)
     np.testing.assert_array_equal(rows['thumbnail'][0, :, 16:], 0)
-    assert rows['view'].tolist() == [2] and rows['source'].tolist() == [1]
+    assert [rows[name].item() for name in ('view', 'source', 'origin')] == [2, 1, 3]
 
 
 def test_certainty_is_the_mean_probability_of_what_is_known_to_be_true():
@@ -253,13 +254,14 @@ def several(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp('several')
     (folder / 'source' / 'images').mkdir(parents=True)
-    lines = ['patientid,finding,view,filename']
+    lines = ['patientid,finding,view,filename,url']
     classes, _ = DATA_SETS['covid_chestxray']
     drawn = make(data_set='covid_chestxray').phantoms(count=36, seed=0)
     for number, record in enumerate(drawn):
         named = [name for name, value in zip(classes, record['targets']) if value == 1]
         finding = 'todo' if number % 9 == 8 else ', '.join(named) or 'No Finding'
-        lines.append(f'{number // 2},"{finding}",PA,{number}.png')
+        lines.append(
+            f'{number // 2},"{finding}",PA,{number}.png,https://{number % 3}.org/x')
         cv2.imwrite(
             str(folder / 'source' / 'images' / f'{number}.png'), record['inputs'])
     (folder / 'source' / 'metadata.csv').write_text('\n'.join(lines))
@@ -287,6 +289,9 @@ def test_several_findings_an_image_are_trained_and_reported(several):
     assert all(len(side) == 1 for side in sides.values())
     page = (folder / 'run' / 'report' / 'report.html').read_text()
     assert 'Patients on both sides' in page and 'Streptococcus' in page
+    assert 'The class, from the hospital or collection' in page
+    manifest = json.loads((folder / 'records' / 'manifest.json').read_text())
+    assert manifest['found']['origins'] == ['0.org', '1.org', '2.org']
 
 
 def test_several_findings_an_image_are_predicted(several, tmp_path):

@@ -126,6 +126,7 @@ def records(*, count, seed, store_px, classes, exclusive, images_per_patient):
             'targets': targets,
             'source': np.int8(radiographs.SOURCES.index(stored)),
             'view': np.int8(radiographs.VIEWS.index(view)),
+            'origin': np.int16(0),
             'size_hw': np.array(image.shape, np.int32),
             'example_id': case,
             'case_id': case,
