@@ -79,6 +79,16 @@ class Examples:
         }
 
 
+# The longest first, so that no process is left with one of them in the end.
+LONGEST = ('test_launch', 'test_networks', 'test_train', 'test_chest_xray',
+           'test_benchmark', 'test_pretrained')
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope='session')
 def toy_task():
     return make_task

@@ -78,8 +78,9 @@ def test_a_run_killed_at_random_ends_with_the_same_bits(tmp_path, seed):
     code, output = run('train', *LONG, f'--workdir={tmp_path / "whole"}')
     assert code == 0, output
     draw, workdir = random.Random(seed), tmp_path / 'killed'
-    kills, while_saving = 0, 0
-    for attempt in range(6):
+    kills, while_saving, attempt = 0, 0, -1
+    while (kills < 5 or not while_saving) and attempt < 12:
+        attempt += 1
         begun = max(saved_steps(workdir)[0], default=0)
         process = start('train', *LONG, f'--workdir={workdir}')
         goal, saving = begun + draw.randint(1, 5), attempt % 2
@@ -225,7 +226,7 @@ def test_a_run_is_measured_on_another_prepared_set(trained, tmp_path):
         cv2.imwrite(f'{name}.png', record['inputs'])
         cv2.imwrite(f'{name}-mask.png', 255 * record['targets'])
     code, output = run(
-        'prepare', TINY[0], '--config.task.tile=32', '--layout=sigtuple',
+        'prepare', TINY[0], *TINY[2:4], '--layout=sigtuple',
         f'--source={tmp_path / "in"}', f'--output={tmp_path / "set"}', '--splits=0,0,1',
     )
     assert code == 0 and 'test        3 records      3 cases' in output, output
@@ -254,7 +255,7 @@ def test_a_run_is_measured_on_another_prepared_set(trained, tmp_path):
     ('train', '--config=configs/white_blood_cell_unet.py --workdir={out} '
      '--config.task.width=3', 'width'),
     ('train', '--config=configs/white_blood_cell_unet.py:phantom --workdir={out} '
-     '--config.task.tile=32 --config.optimizer_name=sgdx '
+     '--config.task.tile=32 --config.task.overlap_px=16 --config.optimizer_name=sgdx '
      '--config.data.records={run}/records', 'sgdx'),
     ('train', '--config=configs/white_blood_cell_unet.py --workdir={out} --bogus=1',
      'bogus'),
