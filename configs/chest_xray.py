@@ -8,14 +8,18 @@ VARIANTS = (
 )
 
 
-def make(network, variant, *, input_px=224, store_px=256, channels=3, dropout=0.5,
-         options=None):
+def make(
+    network, variant, *, input_px=224, store_px=256, channels=3, dropout=0.5,
+    options=None, strong_rate=1e-3, phantom_epochs=5,
+):
     """The config of one network.
 
     Args:
         network: a name in jaxmed.tasks.chest_xray.NETWORKS.
         variant: one of VARIANTS.
         input_px, store_px, channels, dropout, options: of the task.
+        strong_rate: learning rate of 'strong' and 'phantom'.
+        phantom_epochs: how often 'phantom' goes through its drawn radiographs.
     """
     if variant not in VARIANTS:
         raise ValueError(f'variant {variant!r}: there are {", ".join(VARIANTS[1:])}')
@@ -59,11 +63,11 @@ def make(network, variant, *, input_px=224, store_px=256, channels=3, dropout=0.
         ))
         config.optimizer_name = 'adamw_cosine'
         config.optimizer = ConfigDict(dict(
-            learning_rate=1e-3, warmup_steps=20, weight_decay=1e-2, clip_norm=1.0,
-            layer_decay=1.0, freeze='',
+            learning_rate=strong_rate, warmup_steps=20, weight_decay=1e-2,
+            clip_norm=1.0, layer_decay=1.0, freeze='',
         ))
     if variant == 'phantom':
         config.data.phantoms = 240
         config.task.update(dict(store_px=72, input_px=64))
-        config.train.update(dict(epochs=5, batch_size=16))
+        config.train.update(dict(epochs=phantom_epochs, batch_size=16))
     return config

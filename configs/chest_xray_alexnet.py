@@ -14,4 +14,8 @@ from configs import chest_xray
 
 
 def get_config(variant=''):
-    return chest_xray.make('alexnet', variant, options=dict(head_width=4096))
+    return chest_xray.make(
+        'alexnet', variant, options=dict(head_width=4096),
+        # Without batch norm more than this does not train.
+        strong_rate=3e-4, phantom_epochs=30,
+    )
