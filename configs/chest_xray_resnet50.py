@@ -14,4 +14,4 @@ from configs import chest_xray
 
 
 def get_config(variant=''):
-    return chest_xray.make('resnet50', variant, dropout=0.0)
+    return chest_xray.make('resnet50', variant, dropout=0.0, phantom_epochs=16)
