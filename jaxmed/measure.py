@@ -119,7 +119,6 @@ def evaluate_run(
 def _open_group(workdirs, folder, split, *, which, verify, warnings):
     """Loads runs and the records they are measured on, without what they have seen."""
     tasks, members, config, steps = runs.load_members(workdirs, which=which)
-    configs = [runs.read_config(workdir) for workdir in workdirs]
     name, own = config['task_name'], runs.records_folder(workdirs[0], config)
     places = []
     for workdir in workdirs:
@@ -138,9 +137,9 @@ def _open_group(workdirs, folder, split, *, which, verify, warnings):
     source = records.open_records(folder, split, task=name, verify=verify)
     records.check_records(source, tasks[0].example, folder=folder)
     records.check_labels(folder, tasks[0].labels)
-    if not at_home:
-        for workdir, member in zip(workdirs, configs):
-            trained = runs.records_folder(workdir, member)
+    if not at_home and split == 'test':
+        for workdir in workdirs:
+            trained = runs.records_folder(workdir, runs.read_config(workdir))
             source, dropped = evaluate.leave_out_seen(
                 source, records.read_cases(folder), split=split,
                 seen_in=records.read_cases(workdir),

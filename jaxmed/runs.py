@@ -178,14 +178,19 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
                 workdir,
                 f'a run of task {config["task_name"]!r}, not of {first["task_name"]!r}',
             )
-        if tasks and make_task(config).labels != tasks[0].labels:
+        options = {'task': config['task'] | (task_options or {})}
+        task = make_task(config | options)
+        if tasks and task.labels != tasks[0].labels:
             raise CheckpointError(
                 workdir, f'a run with other labels than {workdirs[0]}'
             )
-        options = {'task': config['task'] | (task_options or {})}
-        task = make_task(config | options)
         calibration = read_calibration(workdir) if calibrate else {}
-        tasks.append(task.calibrated(calibration) if calibration else task)
+        try:
+            tasks.append(task.calibrated(calibration) if calibration else task)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                Path(workdir) / CALIBRATION, f'damaged: {error!r}'
+            ) from None
         with Checkpoints(workdir, read_only=True) as checkpoints:
             weights, step = checkpoints.restore_weights(
                 predict.weights_spec(tasks[-1]), which=which

@@ -220,6 +220,8 @@ def fit(
 
     def save(value=None):
         nonlocal kept
+        # A resume must not begin with broken weights, which the next loss would tell.
+        _check_finite(scalars, step)
         kept = step
         place = {'step': step, 'data_id': data_id, 'points': points}
         checkpoints.save(step, state, place, value)
@@ -259,20 +261,12 @@ def fit(
                 meter.restart()  # compiling is no part of the rate
             stop = interrupt.at(step)
             last = stop or step == steps
-            due = step % checkpoint_every == 0
             evaluate = valid_source is not None and (
                 step % eval_every == 0 or step == steps
             )
-            if evaluate or last or due or step % log_every == 0:
+            if evaluate or last or step % log_every == 0:
                 means, rates = meter.read()
-                # Before each save: a resume must not begin with broken weights.
-                for name in ('loss', 'grad_norm'):
-                    if not np.isfinite(means[name]):
-                        raise ConfigError(
-                            'optimizer', f'the {name} is {means[name]} before update '
-                            f'{step}: lower the learning rate; the last checkpoint is '
-                            'kept'
-                        )
+                _check_finite(means, step)
                 rate = optimizer.learning_rate(state.opt_state, step)
                 points.append({'step': step, **means, 'learning_rate': rate})
                 progress.point(points[-1], **rates)
@@ -282,7 +276,7 @@ def fit(
                 save(sign * points[-1][monitored])
                 finished = stalled()
                 meter.restart()
-            elif last or due:
+            elif last or step % checkpoint_every == 0:
                 save()
     if stop and step == start:
         raise Interrupted
@@ -291,6 +285,16 @@ def fit(
     interrupt.deferred = False
     progress.close()
     return Result(step, finished or step >= steps, points, input_wait)
+
+
+def _check_finite(scalars, step):
+    """Raises ConfigError where a loss or a gradient is infinite or not a number."""
+    for name in ('loss', 'grad_norm'):
+        if not np.isfinite(scalars[name]):
+            raise ConfigError(
+                'optimizer', f'the {name} is {float(scalars[name])} before update '
+                f'{step}: lower the learning rate; the last checkpoint is kept'
+            )
 
 
 class _Meter:

@@ -178,6 +178,8 @@ def smears(folder):
 
 def test_one_bad_file_in_a_folder_costs_its_own_row(trained, tmp_path):
     source, output = smears(tmp_path / 'in'), tmp_path / 'out'
+    (output / 'masks').mkdir(parents=True)
+    (output / 'masks' / 'torn.png').touch()  # of a time when it was whole
     code, text = run('predict', f'--workdir={trained[0]}', f'--input={source}',
                      f'--output={output}')
     assert code == 3, text
@@ -190,6 +192,7 @@ def test_one_bad_file_in_a_folder_costs_its_own_row(trained, tmp_path):
         mask = cv2.imread(str(output / 'masks' / f'{name}.png'), cv2.IMREAD_UNCHANGED)
         assert mask.shape == size and set(np.unique(mask)) <= {0, 255}
         assert cv2.imread(str(output / 'overlays' / f'{name}.png')) is not None
+    assert not (output / 'masks' / 'torn.png').exists()
     lines = (output / 'findings.csv').read_text().splitlines()
     assert lines[0].startswith('case,status,reason,count') and len(lines) == 5
     assert sorted(p.name for p in output.iterdir()) == [

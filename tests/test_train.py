@@ -1,6 +1,9 @@
 """The update does not care about devices, masks, kills or who watches."""
 
 import functools
+import itertools
+import threading
+import time
 
 import jax
 import numpy as np
@@ -202,6 +205,66 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     with pytest.raises(ConfigError, match='the loss is nan'):
         fit(broken, examples, tmp_path)
     assert latest(tmp_path, toy_task())[1]['step'] == 3
+
+
+@pytest.mark.parametrize('broken', [
+    lambda outputs: outputs * np.nan,
+    # The loss is 0 and its gradient is not a number.
+    lambda outputs: jax.numpy.sqrt(0 * outputs),
+])
+def test_broken_weights_are_never_saved(toy_task, examples, tmp_path, broken):
+    task = toy_task()._replace(loss=lambda outputs, batch: broken(outputs))
+    with pytest.raises(ConfigError, match='(loss|grad_norm) is nan before update 1:'):
+        fit(task, examples, tmp_path, checkpoint_every=1, log_every=1000)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore(train.init_state(
+            task, optimizers.adam(
+                learning_rate=0.1, layer_decay=1.0, freeze='', steps=1,
+                steps_per_epoch=1,
+            ).tx, seed=0)) is None
+
+
+@pytest.mark.parametrize('updates', [0, 2])
+def test_readers_that_a_signal_ends_first_leave_a_run_to_resume(
+    toy_task, examples, tmp_path, updates
+):
+    task, begun = toy_task(), threading.Event()
+
+    class Watch(Silent):
+        def begun(self):
+            begun.set()
+
+    optimizer = optimizers.adamw_cosine(
+        learning_rate=1e-1, warmup_steps=2, weight_decay=0.0, clip_norm=1.0, steps=12,
+        steps_per_epoch=1,
+    )
+    with Checkpoints(tmp_path) as checkpoints, train.Interrupt() as interrupt:
+
+        def batches(start):
+            yield from itertools.islice(pipeline.train_batches(
+                examples(20), batch_size=8, seed=3), updates)
+            if updates:
+                begun.wait(60)
+                time.sleep(0.5)  # the second update needs no compilation
+            interrupt.noted = True
+            raise RuntimeError('worker process was terminated')
+
+        def run():
+            return train.fit(
+                task, optimizer, train.init_state(task, optimizer.tx, seed=3), batches,
+                None, checkpoints=checkpoints, interrupt=interrupt, seed=3, steps=12,
+                eval_batch_size=8, eval_every=100, checkpoint_every=100, log_every=100,
+                monitor='closeness', patience=0, data_id='a', progress=Watch(),
+            )
+
+        if updates:
+            result = run()
+            assert (result.step, result.finished) == (2, False)
+        else:
+            with pytest.raises(train.Interrupted):
+                run()
+    if updates:
+        assert latest(tmp_path, task)[1]['step'] == 2
 
 
 def test_a_checkpoint_of_another_model_names_the_first_leaf(

@@ -365,7 +365,9 @@ def check_records(source, example, *, folder):
     """
     record = source[0]
     for name, value in example.items():
-        want, have = np.asarray(value), np.asarray(record.get(name))
+        if name not in record:
+            raise RecordError(folder, f'no {name} in these records: prepare them again')
+        want, have = np.asarray(value), np.asarray(record[name])
         if (want.shape, want.dtype) != (have.shape, have.dtype):
             raise RecordError(
                 folder, f'{name} is {have.dtype}{list(have.shape)} in these records, '

@@ -192,3 +192,14 @@ def test_all_checks_are_there_tested_or_not():
         assert (check.n_images == 30 or check.reason or check.n_images is None)
     (black,) = [check for check in all_of_them if 'blacked' in check.name]
     assert black.value == all_of_them[0].value and black.verdict == 'worrying'
+
+
+def test_without_names_of_patients_their_absence_on_both_sides_proves_nothing():
+    counts = {'shared_patients': 0, 'shared_images': 0}
+    for patients, expected in ((5, 'not worrying'), (0, 'open: ')):
+        checks = trust.check_duplicates(counts | {'patients': patients})
+        assert [check.name for check in checks] == [
+            'Patients on both sides', 'Copies on both sides']
+        assert checks[0].verdict.startswith(expected)
+        assert checks[1].verdict == 'not worrying'
+    assert trust.check_duplicates({'shared_patients': 1})[0].verdict == 'worrying'

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 import jaxmed
 from configs import chest_xray, chest_xray_cnn
 from jaxmed import runs
+from jaxmed.data import records
 from jaxmed.errors import ConfigError
 from jaxmed.models import pretrained
 from jaxmed.tasks.chest_xray import DATA_SETS, cases
@@ -236,6 +238,20 @@ def test_records_prepared_anew_are_not_taken_for_those_trained_on(folds, tmp_pat
     assert code == 0 and (tmp_path / 'run' / 'report_records_test').is_dir(), output
 
 
+def test_runs_that_do_not_fit_or_are_damaged_are_one_line(folds, tmp_path):
+    other = tmp_path / 'other'
+    shutil.copytree(folds / 'run0', other)
+    config = json.loads((other / 'config.json').read_text())
+    config['task']['classes'] = ['Normal', 'Covid', 'Viral_Pneumonia']
+    (other / 'config.json').write_text(json.dumps(config))
+    code, output = run('evaluate', f'--workdir={folds}/run0,{other}')
+    assert code == 2 and f'error: {other}: a run with other labels than' in output
+    shutil.copytree(folds / 'run0', tmp_path / 'damaged')
+    (tmp_path / 'damaged' / 'calibration.json').write_text('{"heat": 1}')
+    code, output = run('evaluate', f'--workdir={tmp_path}/damaged')
+    assert code == 2 and "calibration.json: damaged: KeyError('temperature')" in output
+
+
 def test_records_of_other_classes_are_refused(folds, tmp_path):
     code, output = run(
         'train', *SMALL, f'--config.data.records={folds}/records0',
@@ -292,6 +308,12 @@ def test_several_findings_an_image_are_trained_and_reported(several):
     assert 'The class, from the hospital or collection' in page
     manifest = json.loads((folder / 'records' / 'manifest.json').read_text())
     assert manifest['found']['origins'] == ['0.org', '1.org', '2.org']
+    for split in records.SPLITS:
+        source = records.open_records(
+            folder / 'records', split, task='chest_xray', verify=True)
+        for place in range(len(source)):
+            number = int(source[place]['case_id'].rpartition('/')[2])
+            assert source[place]['origin'] == 1 + number % 3
 
 
 def test_several_findings_an_image_are_predicted(several, tmp_path):
