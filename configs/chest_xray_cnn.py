@@ -24,5 +24,5 @@ def get_config(variant=''):
             widths=(32, 64, 128, 256, 256), kernel_size=3, stride=1, padding='SAME',
             pooling='max', activation='relu', batch_norm=True, flatten=False, hidden=0,
             use_bias=False,
-        ),
+        ), cpu_devices=2,
     )

@@ -42,7 +42,7 @@ def get_config(variant=''):
     ))
     config.evaluate = ConfigDict(dict(views=1, resamples=1000))
     config.runtime = ConfigDict(dict(
-        workers=0, log_every=10, eval_batch_size=8, verify=True,
+        workers=0, log_every=10, eval_batch_size=8, verify=True, cpu_devices=2,
     ))
     if variant in ('strong', 'phantom'):
         config.task.update(dict(

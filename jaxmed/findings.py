@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from jaxmed.data.pipeline import Prefetch
 from jaxmed.errors import InputError
+from jaxmed.types import Finding
 
 LOG = logging.getLogger('jaxmed')
 KINDS = ('masks', 'overlays')  # of pictures that tasks make
@@ -22,7 +24,7 @@ def predict_files(predictor, path, output):
     """Predicts every case under `path` and writes what was found.
 
     In a folder one bad file costs its own row, with status and reason; a single bad
-    file raises. The next file is read while the device works on this one.
+    file raises. The next files are read while the device works on these.
 
     Args:
         predictor: predict.Predictor.
@@ -51,30 +53,41 @@ def predict_files(predictor, path, output):
 
     rows, details, failed = [], [], 0
     try:
-        with Prefetch(iter(files), read) as ready:
-            for file, case_id, record, error in tqdm(
-                ready, total=len(files), disable=None
-            ):
-                row = {'case': case_id, 'status': 'done', 'reason': ''}
-                if error is None:
-                    finding = predictor.predict(record)
-                    for kind, picture in finding.pictures.items():
-                        write_png(output / kind / f'{case_id}.png', picture)
+        with (
+            Prefetch(iter(files), read, depth=predictor.together + 1) as ready,
+            tqdm(total=len(files), disable=None) as bar,
+        ):
+            while some := list(itertools.islice(ready, predictor.together)):
+                found = iter(predictor.predict(
+                    [record for _, _, record, error in some if error is None]
+                ))
+                for file, case_id, _, error in some:
+                    row = {'case': case_id, 'status': 'done', 'reason': ''}
+                    if error is not None:
+                        if file == path:
+                            raise error
+                        failed += 1
+                        LOG.warning('%s', error)
+                        row |= {'status': 'failed', 'reason': error.reason}
+                    finding = next(found) if error is None else Finding({}, {}, {})
+                    _write_pictures(output, case_id, finding.pictures)
                     rows.append(row | finding.row)
                     details.append(row | finding.row | finding.details)
-                    continue
-                if file == path:
-                    raise error
-                failed += 1
-                LOG.warning('%s', error)
-                for kind in KINDS:  # not those of an earlier prediction
-                    (output / kind / f'{case_id}.png').unlink(missing_ok=True)
-                rows.append(row | {'status': 'failed', 'reason': error.reason})
-                details.append(rows[-1])
+                    bar.update()
     finally:
         if rows:  # what was done so far is kept, whatever ends the loop
             _write_tables(output, rows, details)
     return rows, failed
+
+
+def _write_pictures(output, case_id, pictures):
+    """A PNG of each kind; none of an earlier prediction stays beside them."""
+    for kind in KINDS:
+        path = output / kind / f'{case_id}.png'
+        if kind in pictures:
+            write_png(path, pictures[kind])
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _write_tables(output, rows, details):

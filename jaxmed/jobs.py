@@ -127,7 +127,7 @@ def _check_numbers(config):
     """Counts that must be whole and positive; the rest is checked where it is used."""
     for section, names in (
         ('train', ('epochs', 'batch_size', 'checkpoint_every')),
-        ('runtime', ('eval_batch_size', 'log_every')),
+        ('runtime', ('eval_batch_size', 'log_every', 'cpu_devices')),
         ('evaluate', ('views', 'resamples')),
     ):
         for name in names:

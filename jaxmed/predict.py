@@ -190,19 +190,26 @@ class Predictor:
         members: sequence of {'params', 'model_state'}; several are averaged.
         views: as in make_apply.
         batch_size: examples that go through the network at once.
+        explain: whether findings show where the network looks, of a task that can.
+
+    Attributes:
+        task: of the first member.
+        together: how many records `predict` had best be given at once.
     """
 
-    def __init__(self, tasks, members, *, views, batch_size):
-        self.task, self.batch_size = tasks[0], batch_size
+    def __init__(self, tasks, members, *, views, batch_size, explain=True):
+        self.task, self._batch_size = tasks[0], batch_size
+        self.together = batch_size if self.task.infer is None else 1
         devices = jax.local_devices()
         # A batch that can't be shared out evenly goes to the first device alone.
         self._devices = devices if batch_size % len(devices) == 0 else devices[:1]
         self._members = replicate(list(members), self._devices)
-        self._apply = jax.pmap(
-            make_apply(tasks, views=views), in_axes=(None, 0), devices=self._devices
+        compiled = functools.partial(
+            jax.pmap, in_axes=(None, 0), devices=self._devices
         )
-        self._explain = None if self.task.explain is None else jax.jit(
-            lambda weights, *args: self.task.explain(variables_of(weights), *args)
+        self._probabilities = compiled(make_apply(tasks, views=views))
+        self._maps = None if not explain or self.task.explain is None else compiled(
+            lambda members, asked: self.task.explain(variables_of(members[0]), *asked)
         )
 
     def apply(self, batch):
@@ -213,6 +220,9 @@ class Predictor:
         Returns:
             [B, ...] on the first device; nothing waits.
         """
+        return self._share(self._probabilities, batch)
+
+    def _share(self, compiled, batch):
         devices = len(self._devices)
         size = len(jax.tree.leaves(batch)[0])
 
@@ -222,32 +232,54 @@ class Predictor:
                 x = jnp.concatenate([x, filler])
             return x.reshape(devices, -1, *x.shape[1:])
 
-        out = self._apply(self._members, jax.tree.map(share, batch))
+        out = compiled(self._members, jax.tree.map(share, batch))
         out = jax.device_put(out, self._devices[0])
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], out)
 
-    def predict(self, record):
-        """The Finding of one record of any size."""
-        probabilities = self.task.infer(
-            self.apply, record, batch_size=self.batch_size
-        )
-        if self._explain is None:
-            return self.task.findings(record, probabilities)
-        explain = functools.partial(self.explain, record)
-        return self.task.findings(record, probabilities, explain)
+    def predict(self, records):
+        """The Finding of each of some records, which may be of any size."""
+        if self.task.infer is not None:
+            return [
+                self.task.findings(record, self.task.infer(
+                    self.apply, record, batch_size=self._batch_size
+                )) for record in records
+            ]
+        found = []
+        for start in range(0, len(records), self._batch_size):
+            found += self._predict_batch(records[start:start + self._batch_size])
+        return found
+
+    def _predict_batch(self, records):
+        # Two shapes are compiled for and no more: one record, and a whole batch.
+        filler = records[-1:] * (self._batch_size - len(records))
+        batch = self._stack(records if len(records) == 1 else [*records, *filler])
+        columns = [np.asarray(self.apply(batch))]
+        if self._maps is not None:
+            likeliest = columns[0].argmax(axis=-1)
+            columns.append(np.asarray(self._share(self._maps, (batch, likeliest))))
+        return [
+            self.task.findings(record, *parts)
+            for record, *parts in zip(records, *columns)
+        ]
+
+    def _stack(self, records):
+        names = [n for n in self.task.example if n in records[0]]
+        return pipeline.split_strings(pipeline.stack(
+            [{name: record[name] for name in names} for record in records]
+        ))[0]
 
     def explain(self, record, number):
         """Where the first member sees class `number`: [H, W] in [0, 1]."""
-        arrays, _ = pipeline.split_strings(pipeline.stack([record]))
-        return np.asarray(
-            self._explain(self._members[0], arrays, jnp.array([number]))[0]
-        )
+        asked = self._stack([record]), np.array([number])
+        return np.asarray(self._share(self._maps, asked)[0])
 
     def __call__(self, path):
         """Findings of a file, or a list of them for a folder; bad input raises."""
         path = Path(path)
-        findings = [
-            self.predict(self.task.read(file, case_id=case_id))
-            for file, case_id in self.task.files(path)
-        ]
+        files, findings = self.task.files(path), []
+        for start in range(0, len(files), self.together):
+            findings += self.predict([
+                self.task.read(file, case_id=case_id)
+                for file, case_id in files[start:start + self.together]
+            ])
         return findings if path.is_dir() else findings[0]

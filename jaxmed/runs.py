@@ -200,7 +200,7 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
     return tasks, members, first, steps
 
 
-def load(workdir, *, views=None, batch_size=8, task_options=None):
+def load(workdir, *, views=None, batch_size=8, task_options=None, explain=True):
     """A predictor: `load('RUN')('smear.jpg')` gives a types.Finding.
 
     Args:
@@ -208,6 +208,7 @@ def load(workdir, *, views=None, batch_size=8, task_options=None):
         views: how many views of test-time augmentation; None takes the config's.
         batch_size: examples that go through the network at once.
         task_options: as in load_members.
+        explain: as in predict.Predictor.
 
     Returns:
         predict.Predictor.
@@ -216,7 +217,8 @@ def load(workdir, *, views=None, batch_size=8, task_options=None):
     tasks, members, config, _ = load_members(workdirs, task_options=task_options)
     views = config['evaluate']['views'] if views is None else views
     return predict.Predictor(
-        tasks, members, batch_size=batch_size, views=check_views(tasks, views)
+        tasks, members, batch_size=batch_size, views=check_views(tasks, views),
+        explain=explain,
     )
 
 

@@ -81,8 +81,12 @@ class Task(NamedTuple):
     metrics: Mapping[str, Callable[[Rows], float]]  # over cases
     baselines: Mapping[str, Callable[[Batch], Any]]  # raw batch -> probabilities
     render: Callable[[Sequence[Record], Rows], np.ndarray]  # one case -> RGB picture
-    infer: Callable[..., Any]  # (apply, record, *, batch_size) -> probabilities
-    findings: Callable[[Record, Any], Finding]  # what infer gave -> what a user reads
+    # (apply, record, *, batch_size) -> probabilities of a record of any size; None: a
+    # record is one example, and many go through the network together
+    infer: Callable[..., Any] | None
+    # (record, probabilities) -> what a user reads; of a task with `explain` a third is
+    # the map [H, W] of the likeliest class, or None
+    findings: Callable[..., Finding]
     # What only some tasks have; None or nothing leaves it out.
     labels: Sequence[str] = ()  # of the targets' only axis; records must have the same
     # (records, those trained on) -> case ids of the first that are copies of the others

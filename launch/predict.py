@@ -23,6 +23,9 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _TASK = flags.DEFINE_list(
     'task', [], 'Options of the task in place of those of the run: sweep=crops,...'
 )
+_EXPLAIN = flags.DEFINE_bool(
+    'explain', True, 'Draw where the network looks, if the task can (Grad-CAM).'
+)
 flags.mark_flags_as_required(['workdir', 'input', 'output'])
 
 
@@ -43,7 +46,7 @@ def _parse(pairs):
 def main(argv):
     predictor = runs.load(
         _WORKDIR.value, views=_VIEWS.value, batch_size=_BATCH_SIZE.value,
-        task_options=_parse(_TASK.value),
+        task_options=_parse(_TASK.value), explain=_EXPLAIN.value,
     )
     rows, failed = findings.predict_files(predictor, _INPUT.value, _OUTPUT.value)
     print(f'{len(rows) - failed} predicted, {failed} failed')

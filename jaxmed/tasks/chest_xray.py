@@ -172,7 +172,7 @@ def make(
             'always negative': scores.always_negative(len(names)),
         },
         render=partial(render, classes=names, input_px=input_px),
-        infer=infer,
+        infer=None,
         findings=partial(findings, classes=names, exclusive=single, input_px=input_px),
         labels=names,
         find_copies=find_copies,
@@ -344,16 +344,15 @@ def render(records, rows, *, classes, input_px, explain=None):
     return gradcam.overlay(picture, explain(int(rows['probability'][0].argmax())))
 
 
-def infer(apply, record, *, batch_size):
-    """Probabilities [K] of one radiograph."""
-    del batch_size
-    return np.asarray(apply({
-        name: np.asarray(record[name])[None] for name in ('inputs', *CODES)
-    })[0])
+def findings(record, probabilities, seen=None, *, classes, exclusive, input_px):
+    """Calibrated probabilities, the finding, and where the network looks for it.
 
-
-def findings(record, probabilities, explain, *, classes, exclusive, input_px):
-    """Calibrated probabilities, the finding, and where the network looks for it."""
+    Args:
+        record: of radiographs.read_one.
+        probabilities: [K].
+        seen: [input_px, input_px], where the likeliest class is seen, or None.
+        classes, exclusive, input_px: of the task.
+    """
     named = int(probabilities.argmax())
     found = [classes[named]] if exclusive else [
         name for name, value in zip(classes, probabilities) if value >= 0.5
@@ -363,10 +362,10 @@ def findings(record, probabilities, explain, *, classes, exclusive, input_px):
             'finding': '; '.join(found), 'warning': record.get('oddities', ''),
             **{name: round(float(p), 4) for name, p in zip(classes, probabilities)},
         },
-        details={'explained': classes[named]},
-        pictures={'overlays': gradcam.overlay(
-            _picture(record, input_px), explain(named)
-        )},
+        details={} if seen is None else {'explained': classes[named]},
+        pictures={} if seen is None else {
+            'overlays': gradcam.overlay(_picture(record, input_px), seen)
+        },
     )
 
 

@@ -359,6 +359,54 @@ def test_prediction_writes_calibrated_probabilities_and_warns_of_other_pictures(
     )
 
 
+def test_files_are_predicted_together_one_bad_one_among_them(folds, tmp_path):
+    (tmp_path / 'in').mkdir()
+    for number, path in enumerate(sorted((folds / 'source' / 'Covid').iterdir())[:6]):
+        (tmp_path / 'in' / f'{number}.png').write_bytes(path.read_bytes())
+    (tmp_path / 'in' / '3.png').write_bytes(b'no picture')
+    output = tmp_path / 'out'
+    one = predict_rows(folds / 'run0', tmp_path / 'in', output, batch_size=1)
+    assert [row['status'] for row in one] == ['done'] * 3 + ['failed'] + ['done'] * 2
+    several = predict_rows(folds / 'run0', tmp_path / 'in', output, batch_size=4)
+    assert len({row['Covid'] for row in one}) > 3  # else any order would do
+    for alone, row in zip(one, several, strict=True):
+        assert row['case'] == alone['case'] and row['status'] == alone['status']
+        if row['status'] == 'done':
+            assert abs(float(row['Covid']) - float(alone['Covid'])) < 2e-4
+    overlays = output / 'overlays'
+    assert sorted(path.name for path in overlays.iterdir()) == [
+        '0.png', '1.png', '2.png', '4.png', '5.png']
+    predict_rows(folds / 'run0', tmp_path / 'in', output, batch_size=4, explain=False)
+    assert not list(overlays.iterdir())  # none of before stays beside new numbers
+
+
+def predict_rows(workdir, source, output, *, batch_size, explain=True):
+    code, text = run(
+        'predict', f'--workdir={workdir}', f'--input={source}', f'--output={output}',
+        f'--batch_size={batch_size}', '--explain' if explain else '--noexplain',
+    )
+    assert code == 3, text  # one file is none
+    with open(output / 'findings.csv', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_map_shows_the_class_that_is_named(folds):
+    predictor = jaxmed.load(folds / 'run0')
+    paths = sorted((folds / 'source').rglob('*.png'))[::9]
+    records_ = [predictor.task.read(path, case_id=path.stem) for path in paths]
+    found = predictor.predict(records_)
+    for record, finding in zip(records_, found, strict=True):
+        named = DATA_SETS['three_class'][0].index(finding.details['explained'])
+        values = [finding.row[name] for name in DATA_SETS['three_class'][0]]
+        assert values[named] == max(values)
+        for number in range(3):
+            seen = predictor.explain(record, number)
+            picture = predictor.task.findings(record, np.array(values), seen)
+            difference = np.abs(
+                finding.pictures['overlays'].astype(int) - picture.pictures['overlays'])
+            assert (difference.max() <= 2) == (number == named)
+
+
 def test_weights_of_others_are_taken_and_frozen_below_the_head(tmp_path):
     tensors = resnet18_tensors()
     path = tmp_path / 'weights.safetensors'
