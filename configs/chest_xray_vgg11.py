@@ -18,6 +18,6 @@ def get_config(variant=''):
     # Without batch norm 130 updates on drawn radiographs leave it at chance.
     network = 'vgg11_bn' if variant in ('strong', 'phantom') else 'vgg11'
     return chest_xray.make(
-        network, variant, options=dict(head_width=4096), strong_rate=3e-4,
-        phantom_epochs=10,
+        network, variant, options=dict(head_width=4096), strong_rate=1e-4,
+        phantom_epochs=16,
     )
