@@ -1,4 +1,8 @@
-"""Prediction on a file or a folder: pictures, findings.csv and findings.json."""
+"""Prediction on a file or a folder: pictures, findings.csv and findings.json.
+
+A long job can be stopped and resumed, and shared out over machines: each case is a
+piece of work of its own, and a line of findings.jsonl as soon as it is done.
+"""
 
 import csv
 import io
@@ -13,24 +17,29 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxmed.data.pipeline import Prefetch
-from jaxmed.errors import InputError
-from jaxmed.types import Finding
+from jaxmed.errors import ConfigError, InputError
 
 LOG = logging.getLogger('jaxmed')
+ENGINES = ('local', 'ray')
 KINDS = ('masks', 'overlays')  # of pictures that tasks make
 
 
-def predict_files(predictor, path, output):
+def predict_files(load, path, output, *, resume, engine):
     """Predicts every case under `path` and writes what was found.
 
     In a folder one bad file costs its own row, with status and reason; a single bad
     file raises. The next files are read while the device works on these.
 
     Args:
-        predictor: predict.Predictor.
+        load: () -> predict.Predictor; called here, and on each machine of a cluster.
         path: a file or a folder.
-        output: folder; gets KIND/NAME.png for each kind of picture, findings.csv and
-            findings.json. Each file appears whole or not at all.
+        output: folder; gets KIND/NAME.png for each kind of picture, CASE/NAME for what
+            a case has of its own, findings.csv and findings.json. Each file appears
+            whole or not at all.
+        resume: whether cases stay as they are that the same model has done, of files
+            that have not changed since.
+        engine: 'local', or 'ray': over the cluster that RAY_ADDRESS names, all of whose
+            machines see `path` and `output`, or over this machine's devices.
 
     Returns:
         (rows of findings.csv as dicts, number of cases that failed).
@@ -39,65 +48,219 @@ def predict_files(predictor, path, output):
         InputError: the single file is bad, or nothing can be read or written.
     """
     path, output = Path(path), Path(output)
-    task = predictor.task
+    if engine not in ENGINES:
+        raise ConfigError('--engine', f'{engine!r} is none of {ENGINES}')
+    predictor = load()
     if output.resolve().is_relative_to(path.resolve()):
         raise InputError(output, 'lies in the input: pictures would be read as cases')
-    files = task.files(path)
+    files = predictor.task.files(path)
+    journal = _Journal(output, predictor.made_by, resume=resume)
+    todo = [entry for entry in files if not journal.has(*entry)]
+    if len(todo) < len(files):
+        LOG.info('%d of %d cases were done before', len(files) - len(todo), len(files))
+    if engine == 'ray':
+        done = _share_out(load, todo, output, together=predictor.together)
+    else:
+        done = _predict_all(predictor, todo, output)
+    try:
+        before = len(files) - len(todo)
+        with tqdm(total=len(files), initial=before, disable=None) as bar:
+            for (file, case_id), line in done:
+                if isinstance(line, InputError):
+                    if file == path:
+                        raise line
+                    LOG.warning('%s', line)
+                    row = {'status': 'unprocessable', 'reason': line.reason}
+                    line = {'row': row, 'details': {}, 'files': []}
+                journal.add(file, case_id, line)
+                bar.update()
+    finally:
+        done.close()
+        # What was done so far is kept, whatever ended the loop.
+        rows = journal.write_tables([case_id for _, case_id in files])
+    return rows, sum(row['status'] != 'done' for row in rows)
+
+
+def _predict_all(predictor, entries, output):
+    """Yields (entry, its line of the journal, or the InputError) and writes files."""
+    task = predictor.task
 
     def read(entry):
-        file, case_id = entry
         try:
-            return file, case_id, task.read(file, case_id=case_id), None
+            return entry, task.read(entry[0], case_id=entry[1])
         except InputError as error:
-            return file, case_id, None, error
+            return entry, error
 
-    rows, details, failed = [], [], 0
+    with Prefetch(iter(entries), read, depth=predictor.together + 1) as ready:
+        while some := list(itertools.islice(ready, predictor.together)):
+            found = iter(predictor.predict(
+                [record for _, record in some if not isinstance(record, InputError)]
+            ))
+            for entry, record in some:
+                found_now = record if isinstance(record, InputError) else next(found)
+                if isinstance(found_now, InputError):
+                    yield entry, found_now
+                    continue
+                yield entry, {
+                    'row': {'status': 'done', 'reason': ''} | found_now.row,
+                    'details': found_now.details,
+                    'files': _write_files(output, entry[1], found_now),
+                }
+
+
+def _share_out(load, entries, output, *, together):
+    """_predict_all over a Ray cluster, in any order."""
     try:
-        with (
-            Prefetch(iter(files), read, depth=predictor.together + 1) as ready,
-            tqdm(total=len(files), disable=None) as bar,
+        import ray
+        from ray.util import ActorPool
+    except ImportError:
+        raise ConfigError(
+            '--engine', "Ray is not installed: pip install 'jaxmed[ray]'"
+        ) from None
+
+    class Worker:
+        def __init__(self):
+            self.predictor = load()
+
+        def predict(self, some):
+            return list(_predict_all(self.predictor, some, output.absolute()))
+
+    ray.init(
+        ignore_reinit_error=True, include_dashboard=False, log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    # One worker to a GPU, or where there is none to a machine: XLA uses all its cores.
+    gpus = int(ray.cluster_resources().get('GPU', 0))
+    count = max(1, min(gpus or len(ray.nodes()), len(entries)))
+    worker = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(Worker)
+    try:
+        pool = ActorPool([
+            worker.options(scheduling_strategy='SPREAD').remote() for _ in range(count)
+        ])
+        groups = [
+            [(Path(file).absolute(), case_id) for file, case_id in group]
+            for group in _groups(entries, together)
+        ]
+        given = {case_id: file for file, case_id in entries}
+        for answers in pool.map_unordered(
+            lambda actor, some: actor.predict.remote(some), groups
         ):
-            while some := list(itertools.islice(ready, predictor.together)):
-                found = iter(predictor.predict(
-                    [record for _, _, record, error in some if error is None]
-                ))
-                for file, case_id, _, error in some:
-                    row = {'case': case_id, 'status': 'done', 'reason': ''}
-                    if error is not None:
-                        if file == path:
-                            raise error
-                        failed += 1
-                        LOG.warning('%s', error)
-                        row |= {'status': 'failed', 'reason': error.reason}
-                    finding = next(found) if error is None else Finding({}, {}, {})
-                    _write_pictures(output, case_id, finding.pictures)
-                    rows.append(row | finding.row)
-                    details.append(row | finding.row | finding.details)
-                    bar.update()
+            for (_, case_id), line in answers:
+                yield (given[case_id], case_id), line
     finally:
-        if rows:  # what was done so far is kept, whatever ends the loop
-            _write_tables(output, rows, details)
-    return rows, failed
+        ray.shutdown()
 
 
-def _write_pictures(output, case_id, pictures):
-    """A PNG of each kind; none of an earlier prediction stays beside them."""
-    for kind in KINDS:
-        path = output / kind / f'{case_id}.png'
-        if kind in pictures:
-            write_png(path, pictures[kind])
+def _groups(entries, size):
+    return [entries[start:start + size] for start in range(0, len(entries), size)]
+
+
+class _Journal:
+    """What is known of each case, kept as lines of JSON from the first one on."""
+
+    def __init__(self, output, made_by, *, resume):
+        self.output, self.made_by = output, made_by
+        self.path = output / 'findings.jsonl'
+        self.earlier = {line['case']: line for line in self._read()}
+        self.lines = self.earlier if resume else {}
+        self.lines = {
+            case_id: line for case_id, line in self.lines.items()
+            if line['made_by'] == made_by
+        }
+        self.file = None
+
+    def _read(self):
+        """The whole lines of an earlier run; the last one may be torn."""
+        try:
+            text = self.path.read_text()
+        except (OSError, UnicodeDecodeError):
+            return
+        for line in text.splitlines():
+            try:
+                line = json.loads(line)
+                line['case'], line['made_by'], line['stamp'], line['row'], line['files']
+            except (ValueError, KeyError, TypeError):
+                continue
+            yield line
+
+    def has(self, file, case_id):
+        line = self.lines.get(case_id)
+        return line is not None and line['stamp'] == _stamp(file)
+
+    def add(self, file, case_id, line):
+        line = {
+            'case': case_id, 'made_by': self.made_by, 'stamp': _stamp(file), **line,
+        }
+        earlier = [f'{kind}/{case_id}.png' for kind in KINDS]
+        earlier += self.earlier.get(case_id, {'files': []})['files']
+        for name in set(earlier) - set(line['files']):
+            if _is_below(name):  # of other numbers than the new ones
+                (self.output / name).unlink(missing_ok=True)
+        self.lines[case_id] = line
+        try:
+            if self.file is None:
+                self.output.mkdir(parents=True, exist_ok=True)
+                kept = [self.lines[c] for c in self.lines if c != case_id]
+                replace(self.path, b''.join(map(_encode, kept)))
+                self.file = open(self.path, 'ab')
+            self.file.write(_encode(line))
+            self.file.flush()
+        except OSError as error:
+            raise InputError(self.path, f"can't be written: {error.strerror}") from None
+
+    def write_tables(self, case_ids):
+        """findings.csv and findings.json of these cases; returns the rows."""
+        if self.file is not None:
+            self.file.close()
+        lines = [self.lines[case_id] for case_id in case_ids if case_id in self.lines]
+        rows = [{'case': line['case']} | line['row'] for line in lines]
+        if rows:
+            columns = list(dict.fromkeys(name for row in rows for name in row))
+            table = io.StringIO()
+            writer = csv.DictWriter(table, columns, restval='', lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(rows)
+            replace(self.output / 'findings.csv', table.getvalue().encode())
+            details = [row | line['details'] for row, line in zip(rows, lines)]
+            replace(
+                self.output / 'findings.json', json.dumps(details, indent=1).encode()
+            )
+        return rows
+
+
+def _encode(line):
+    return json.dumps(line).encode() + b'\n'
+
+
+def _is_below(name):
+    return not Path(name).is_absolute() and '..' not in Path(name).parts
+
+
+def _stamp(file):
+    """What changes when a file, or one in a folder, does: [files, bytes, newest]."""
+    file = Path(file)
+    paths = sorted(file.rglob('*')) if file.is_dir() else [file]
+    try:
+        stats = [path.stat() for path in paths]
+    except OSError:
+        return []
+    return [len(stats), sum(s.st_size for s in stats), max(
+        (s.st_mtime_ns for s in stats), default=0)]
+
+
+def _write_files(output, case_id, finding):
+    """Writes what is in files of its own; returns their names in `output`."""
+    names = []
+    for kind, picture in finding.pictures.items():
+        names.append(f'{kind}/{case_id}.png')
+        write_png(output / names[-1], picture)
+    for name, content in finding.files.items():
+        names.append(f'{case_id}/{name}')
+        if isinstance(content, np.ndarray):
+            write_png(output / names[-1], content)
         else:
-            path.unlink(missing_ok=True)
-
-
-def _write_tables(output, rows, details):
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, restval='', lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    replace(output / 'findings.csv', table.getvalue().encode())
-    replace(output / 'findings.json', json.dumps(details, indent=1).encode())
+            replace(output / names[-1], json.dumps(content, indent=1).encode())
+    return names
 
 
 def write_png(path, picture):

@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmed.data import pipeline
+from jaxmed.errors import InputError
 
 
 def replicate(tree, devices=None):
@@ -191,14 +192,18 @@ class Predictor:
         views: as in make_apply.
         batch_size: examples that go through the network at once.
         explain: whether findings show where the network looks, of a task that can.
+        made_by: str that differs wherever predictions may.
 
     Attributes:
         task: of the first member.
+        made_by: as given.
         together: how many records `predict` had best be given at once.
     """
 
-    def __init__(self, tasks, members, *, views, batch_size, explain=True):
-        self.task, self._batch_size = tasks[0], batch_size
+    def __init__(
+        self, tasks, members, *, views, batch_size, explain=True, made_by=''
+    ):
+        self.task, self._batch_size, self.made_by = tasks[0], batch_size, made_by
         self.together = batch_size if self.task.infer is None else 1
         devices = jax.local_devices()
         # A batch that can't be shared out evenly goes to the first device alone.
@@ -237,17 +242,25 @@ class Predictor:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], out)
 
     def predict(self, records):
-        """The Finding of each of some records, which may be of any size."""
+        """The Finding of each of some records, which may be of any size.
+
+        In place of one that nothing can be said of stands the InputError that says why.
+        """
         if self.task.infer is not None:
-            return [
-                self.task.findings(record, self.task.infer(
-                    self.apply, record, batch_size=self._batch_size
-                )) for record in records
-            ]
+            return [self._infer(record) for record in records]
         found = []
         for start in range(0, len(records), self._batch_size):
             found += self._predict_batch(records[start:start + self._batch_size])
         return found
+
+    def _infer(self, record):
+        try:
+            answer = self.task.infer(
+                self.apply, record, batch_size=self._batch_size
+            )
+        except InputError as error:
+            return error
+        return self.task.findings(record, answer)
 
     def _predict_batch(self, records):
         # Two shapes are compiled for and no more: one record, and a whole batch.
@@ -282,4 +295,7 @@ class Predictor:
                 self.task.read(file, case_id=case_id)
                 for file, case_id in files[start:start + self.together]
             ])
+        for finding in findings:
+            if isinstance(finding, InputError):
+                raise finding
         return findings if path.is_dir() else findings[0]

@@ -9,6 +9,7 @@
     report/            what the evaluation wrote
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -214,11 +215,16 @@ def load(workdir, *, views=None, batch_size=8, task_options=None, explain=True):
         predict.Predictor.
     """
     workdirs = [workdir] if isinstance(workdir, (str, os.PathLike)) else list(workdir)
-    tasks, members, config, _ = load_members(workdirs, task_options=task_options)
+    tasks, members, config, steps = load_members(workdirs, task_options=task_options)
     views = config['evaluate']['views'] if views is None else views
+    model = [
+        [read_config(path)['task'], read_calibration(path), step, str(Path(path))]
+        for path, step in zip(workdirs, steps)
+    ]
+    made_by = json.dumps([model, task_options, views, explain])
     return predict.Predictor(
         tasks, members, batch_size=batch_size, views=check_views(tasks, views),
-        explain=explain,
+        explain=explain, made_by=hashlib.sha256(made_by.encode()).hexdigest()[:16],
     )
 
 

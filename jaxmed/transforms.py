@@ -178,34 +178,83 @@ def make_affine(*, turn_deg, scale, shift):
 
     def change(key, x):
         draws = jax.random.uniform(key, (5,), minval=-1.0, maxval=1.0)
-        angle = jnp.deg2rad(turn_deg) * draws[0]
-        zoom, stretch = jnp.exp(scale * draws[1]), jnp.exp(scale / 2 * draws[2])
-        height, width, _ = x.shape
-        down_px, right_px = shift * height, shift * width
-        rows = jnp.arange(height) - (height - 1) / 2
-        columns = jnp.arange(width) - (width - 1) / 2
-        rows = (rows / (zoom * stretch))[:, None]
-        columns = (columns * stretch / zoom)[None, :]
-        cosine, sine = jnp.cos(angle), jnp.sin(angle)
-        places = jnp.stack([
-            cosine * rows - sine * columns + (height - 1) / 2 + draws[3] * down_px,
-            sine * rows + cosine * columns + (width - 1) / 2 + draws[4] * right_px,
-        ])
-        # The last row and column are met by weight 0 only.
-        last = jnp.array([height - 1.0, width - 1.0])[:, None, None]
-        places = jnp.clip(places, 0.0, last)
-        low = jnp.minimum(jnp.floor(places), last - 1).astype(jnp.int32)
-        down, right = (places - low)[..., None]
-        flat = x.reshape(-1, x.shape[-1])
-        corner = low[0] * width + low[1]
-        above = flat[corner] * (1 - right) + flat[corner + 1] * right
-        below = flat[corner + width] * (1 - right) + flat[corner + width + 1] * right
-        return above * (1 - down) + below * down
+        return _sample(x, *_draw_map(draws, x.shape[:2], turn_deg, scale, shift))
 
     def augment(keys, batch):
         return batch | {'inputs': jax.vmap(change)(keys, batch['inputs'])}
 
     return augment
+
+
+def make_box_affine(*, turn_deg, scale, shift):
+    """Builds make_affine's changes, and mirrors of left and right, with one box each.
+
+    Targets are [B, 5]: whether there is something, then its box (x0, y0, x1, y1) in
+    pixels from the outer corner of the first one. The box is that of the ellipse in it
+    after the change; what left the picture by its centre is there no more.
+
+    Args:
+        turn_deg, scale, shift: of make_affine.
+    """
+
+    def change(key, x, target):
+        key, mirrors = jax.random.split(key)
+        draws = jax.random.uniform(key, (5,), minval=-1.0, maxval=1.0)
+        matrix, offset = _draw_map(draws, x.shape[:2], turn_deg, scale, shift)
+        mirror = jax.random.bernoulli(mirrors)
+        sides = jnp.array(x.shape[:2], jnp.float32)
+        there, box = target[0], target[1:].reshape(2, 2)[:, ::-1]  # (y, x) corners
+        box = jnp.where(mirror, jnp.stack([box[:, 0], sides[1] - box[:, 1]], 1), box)
+        back = jnp.linalg.inv(matrix)
+        # Pixel i reaches from i to i + 1 in a box and is at i for `_sample`.
+        centre = back @ (box.mean(axis=0) - 0.5 - offset) + 0.5
+        half = jnp.sqrt(back**2 @ (jnp.abs(box[1] - box[0]) / 2) ** 2)
+        inside = jnp.all((centre >= 0) & (centre < sides))
+        box = jnp.stack([centre - half, centre + half])[:, ::-1].reshape(4)
+        there = jnp.where(inside, there, there * 0.0)  # NaN stays
+        picture = _sample(_mirror(x, mirror, 1), matrix, offset)
+        return picture, jnp.concatenate([there[None], box])
+
+    def augment(keys, batch):
+        inputs, targets = jax.vmap(change)(keys, batch['inputs'], batch['targets'])
+        return batch | {'inputs': inputs, 'targets': targets}
+
+    return augment
+
+
+def _draw_map(draws, sides, turn_deg, scale, shift):
+    """Five numbers in [-1, 1] -> (matrix [2, 2], offset [2]) of make_affine.
+
+    Pixel (row, column) of the result shows the place matrix @ pixel + offset.
+    """
+    angle = jnp.deg2rad(turn_deg) * draws[0]
+    zoom, stretch = jnp.exp(scale * draws[1]), jnp.exp(scale / 2 * draws[2])
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    matrix = jnp.array([[cosine, -sine], [sine, cosine]]) * jnp.array(
+        [1 / (zoom * stretch), stretch / zoom]
+    )
+    middle = (jnp.array(sides) - 1) / 2
+    return matrix, middle - matrix @ middle + shift * draws[3:] * jnp.array(sides)
+
+
+def _sample(x, matrix, offset):
+    """[H, W, C] at the places of _draw_map, bilinear; the edge goes on outside."""
+    height, width, _ = x.shape
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+    places = jnp.stack([
+        line[0] * rows + line[1] * columns + start
+        for line, start in zip(matrix, offset)
+    ])
+    # The last row and column are met by weight 0 only.
+    last = jnp.array([height - 1.0, width - 1.0])[:, None, None]
+    places = jnp.clip(places, 0.0, last)
+    low = jnp.minimum(jnp.floor(places), last - 1).astype(jnp.int32)
+    down, right = (places - low)[..., None]
+    flat = x.reshape(-1, x.shape[-1])
+    corner = low[0] * width + low[1]
+    above = flat[corner] * (1 - right) + flat[corner + 1] * right
+    below = flat[corner + width] * (1 - right) + flat[corner + width + 1] * right
+    return above * (1 - down) + below * down
 
 
 def make_light(*, strength):
@@ -220,6 +269,24 @@ def make_light(*, strength):
     def change(key, x):
         gain, offset = jax.random.uniform(key, (2,), minval=-strength, maxval=strength)
         return x * jnp.exp(gain) + offset
+
+    def augment(keys, batch):
+        return batch | {'inputs': jax.vmap(change)(keys, batch['inputs'])}
+
+    return augment
+
+
+def make_noise(*, strength):
+    """Builds noise on the inputs [B, H, W, C], Gaussian, the same in all channels.
+
+    Args:
+        strength: its deviation is drawn for each image from 0 to this.
+    """
+
+    def change(key, x):
+        key, deviations = jax.random.split(key)
+        deviation = jax.random.uniform(deviations, maxval=strength)
+        return x + deviation * jax.random.normal(key, (*x.shape[:2], 1), x.dtype)
 
     def augment(keys, batch):
         return batch | {'inputs': jax.vmap(change)(keys, batch['inputs'])}

@@ -44,6 +44,7 @@ class Finding(NamedTuple):
     row: dict[str, Any]  # scalars: one line of findings.csv
     details: dict[str, Any]  # JSON: findings.json
     pictures: dict[str, np.ndarray]  # 'overlays' -> uint8 [H, W, 3] or [H, W]
+    files: Mapping[str, Any] = {}  # in the case's own folder: name -> picture or JSON
 
 
 class Card(NamedTuple):

@@ -32,6 +32,7 @@ def main(argv):
     from jaxmed import benchmark, findings, jobs, runs, train
     from jaxmed.data import records
     from launch import benchmarks
+    from launch.benchmarks import ct_case
 
     config = _CONFIG.value.to_dict()
     name, batch_size = config['task_name'], config['train']['batch_size']
@@ -55,7 +56,10 @@ def main(argv):
             workers=config['runtime']['workers'],
             start_rivals=start_rivals,
         )
-        result['decoding'] = benchmark.measure_decoding(task, source)
+        if name == 'spinal_cord':
+            result['case'] = ct_case.measure(config, rounds=_ROUNDS.value)
+        else:
+            result['decoding'] = benchmark.measure_decoding(task, source)
         warm = benchmark.start_times(
             [arg for arg in sys.argv[1:] if arg.startswith('--config')]
             + [f'--config.data.records={folder}/records'], cwd=Path.cwd(),

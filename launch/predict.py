@@ -5,6 +5,7 @@
 Exit code 2 for bad input, 3 when some files of a folder failed.
 """
 
+import functools
 import json
 
 from absl import flags
@@ -26,6 +27,12 @@ _TASK = flags.DEFINE_list(
 _EXPLAIN = flags.DEFINE_bool(
     'explain', True, 'Draw where the network looks, if the task can (Grad-CAM).'
 )
+_RESUME = flags.DEFINE_bool(
+    'resume', False, 'Leave what this model has done, of files that did not change.'
+)
+_ENGINE = flags.DEFINE_enum(
+    'engine', 'local', findings.ENGINES, 'Or on the machines of a Ray cluster.'
+)
 flags.mark_flags_as_required(['workdir', 'input', 'output'])
 
 
@@ -44,11 +51,13 @@ def _parse(pairs):
 
 
 def main(argv):
-    predictor = runs.load(
-        _WORKDIR.value, views=_VIEWS.value, batch_size=_BATCH_SIZE.value,
+    load = functools.partial(
+        runs.load, _WORKDIR.value, views=_VIEWS.value, batch_size=_BATCH_SIZE.value,
         task_options=_parse(_TASK.value), explain=_EXPLAIN.value,
     )
-    rows, failed = findings.predict_files(predictor, _INPUT.value, _OUTPUT.value)
+    rows, failed = findings.predict_files(
+        load, _INPUT.value, _OUTPUT.value, resume=_RESUME.value, engine=_ENGINE.value
+    )
     print(f'{len(rows) - failed} predicted, {failed} failed')
     print(f'findings: {_OUTPUT.value}/findings.csv')
     return 3 if failed else 0

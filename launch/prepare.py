@@ -4,6 +4,8 @@
         --layout=sigtuple --source=Train_Data --output=/data/wbc
 """
 
+import functools
+import inspect
 from pathlib import Path
 
 from absl import flags
@@ -17,6 +19,7 @@ from jaxmed.errors import InputError
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Task and its options.')
 _LAYOUT = flags.DEFINE_string('layout', None, 'How the source folder is laid out.')
 _SOURCE = flags.DEFINE_string('source', None, 'Folder with the raw files.')
+_LABELS = flags.DEFINE_string('labels', None, 'Table or folder, where apart from it.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for the records.')
 _SPLITS = flags.DEFINE_string('splits', '0.8,0.1,0.1', 'Shares of train,valid,test.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the split.')
@@ -30,10 +33,17 @@ def main(argv):
     task = runs.make_task(config)
     if _LAYOUT.value not in task.sources:
         raise InputError('--layout', f'{_LAYOUT.value!r} is none of {[*task.sources]}')
+    read = task.sources[_LAYOUT.value]
+    if 'labels' in inspect.signature(read).parameters:
+        if _LABELS.value is None:
+            raise InputError('--labels', f'layout {_LAYOUT.value!r} needs them')
+        read = functools.partial(read, labels=Path(_LABELS.value))
+    elif _LABELS.value is not None:
+        raise InputError('--labels', f'layout {_LAYOUT.value!r} has its own')
     fractions = records.parse_fractions(_SPLITS.value)
     records.check_target(_OUTPUT.value, overwrite=_OVERWRITE.value)
     manifest = records.write_records(
-        task.sources[_LAYOUT.value](Path(_SOURCE.value)), _OUTPUT.value,
+        read(Path(_SOURCE.value)), _OUTPUT.value,
         task=config['task_name'], fractions=fractions,
         seed=_SEED.value, fold=_FOLD.value, overwrite=_OVERWRITE.value,
         labels=task.labels,

@@ -1,5 +1,6 @@
 """The commands as a user runs them: killed, resumed, distributed, wrongly used."""
 
+import importlib.util
 import json
 import os
 import platform
@@ -186,7 +187,7 @@ def test_one_bad_file_in_a_folder_costs_its_own_row(trained, tmp_path):
     assert '3 predicted, 1 failed' in text and 'Traceback' not in text
     rows = json.loads((output / 'findings.json').read_text())
     assert {row['case']: row['status'] for row in rows} == {
-        'small': 'done', 'tile': 'done', 'large': 'done', 'torn': 'failed'}
+        'small': 'done', 'tile': 'done', 'large': 'done', 'torn': 'unprocessable'}
     assert 'truncated' in next(row['reason'] for row in rows if row['case'] == 'torn')
     for name, size in (('small', (20, 25)), ('tile', (32, 32)), ('large', (70, 101))):
         mask = cv2.imread(str(output / 'masks' / f'{name}.png'), cv2.IMREAD_UNCHANGED)
@@ -196,7 +197,55 @@ def test_one_bad_file_in_a_folder_costs_its_own_row(trained, tmp_path):
     lines = (output / 'findings.csv').read_text().splitlines()
     assert lines[0].startswith('case,status,reason,count') and len(lines) == 5
     assert sorted(p.name for p in output.iterdir()) == [
-        'findings.csv', 'findings.json', 'masks', 'overlays']
+        'findings.csv', 'findings.json', 'findings.jsonl', 'masks', 'overlays']
+
+
+def predicted(output):
+    return {
+        path.relative_to(output).as_posix(): path.read_bytes()
+        for path in sorted(output.rglob('*.*')) if path.suffix != '.jsonl'
+    }
+
+
+def test_a_long_prediction_goes_on_where_it_was_killed(trained, tmp_path):
+    source, output = smears(tmp_path / 'in'), tmp_path / 'out'
+    flags = [f'--workdir={trained[0]}', f'--input={source}', f'--output={output}']
+    code, text = run('predict', *flags, '--resume')
+    assert code == 3 and 'were done before' not in text
+    whole = predicted(output)
+    # What a kill leaves: some lines, the last one torn, no tables.
+    journal = output / 'findings.jsonl'
+    lines = journal.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if b'"small"' in line or b'"torn"' in line]
+    journal.write_bytes(b''.join(kept) + lines[-1][:30])
+    (output / 'findings.csv').unlink()
+    (output / 'masks' / 'large.png').unlink()
+    untouched = (output / 'masks' / 'small.png').stat().st_mtime_ns
+    code, text = run('predict', *flags, '--resume')
+    assert code == 3 and '2 of 4 cases were done before' in text, text
+    assert predicted(output) == whole
+    assert (output / 'masks' / 'small.png').stat().st_mtime_ns == untouched
+    # A file that changed, and all files for another model, are done again.
+    assert cv2.imwrite(str(source / 'small.png'), np.zeros((9, 9, 3), np.uint8))
+    code, text = run('predict', *flags, '--resume')
+    assert '3 of 4 cases were done before' in text, text
+    assert cv2.imread(str(output / 'masks' / 'small.png')).shape == (9, 9, 3)
+    code, text = run('predict', *flags, '--resume', '--views=1', '--task=overlap_px=8')
+    assert 'were done before' not in text
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec('ray') is None, reason='Ray is an optional extra')
+def test_a_cluster_writes_what_one_machine_writes(trained, tmp_path):
+    source = smears(tmp_path / 'in')
+    for engine in ('local', 'ray'):
+        # In a process of its own: Ray starts others.
+        code, text = run(
+            'predict', f'--workdir={trained[0]}', f'--input={source}',
+            f'--output={tmp_path / engine}', f'--engine={engine}', warm=False)
+        assert code == 3 and '3 predicted, 1 failed' in text, text
+        assert 'torn' in text and 'Traceback' not in text
+    assert predicted(tmp_path / 'ray') == predicted(tmp_path / 'local')
 
 
 def test_the_papers_way_of_prediction_is_an_option(trained, tmp_path):

@@ -160,3 +160,39 @@ def test_mixup_needs_pairs():
     batch = {'inputs': jnp.zeros((3, 2, 2, 1)), 'targets': jnp.zeros((3, 2))}
     with pytest.raises(ConfigError, match='needs pairs'):
         transforms.make_mixup(alpha=1.0)(keys_of(3), batch)
+
+
+def test_a_box_follows_what_it_frames():
+    rng = np.random.default_rng(1)
+    images, targets = np.zeros((48, 60, 70, 1), np.float32), []
+    for image in images:
+        y, x = rng.integers(18, 40, 2)
+        rows, columns = np.ogrid[:60, :70]
+        # An ellipse of half sides 9 and 6 around the middle of a pixel.
+        image[((rows - y) / 9)**2 + ((columns - x) / 6)**2 <= 1] = 1
+        targets.append((1, x + 0.5 - 6.5, y + 0.5 - 9.5, x + 0.5 + 6.5, y + 0.5 + 9.5))
+    batch = {'inputs': jnp.array(images), 'targets': jnp.array(targets, jnp.float32)}
+    augment = transforms.make_box_affine(turn_deg=30.0, scale=0.2, shift=0.2)
+    out = augment(keys_of(48), batch)
+    checked = 0
+    for image, (there, x0, y0, x1, y1) in zip(out['inputs'], out['targets']):
+        rows, columns = np.nonzero(np.asarray(image)[..., 0] > 0.5)
+        if not there or x0 < 1 or y0 < 1 or x1 > 69 or y1 > 59:
+            continue
+        seen = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        np.testing.assert_allclose(seen, (x0, y0, x1, y1), atol=1.6)
+        checked += 1
+    assert checked > 20
+    centres = np.asarray(out['targets'][:, 1:3] + out['targets'][:, 3:]) / 2
+    outside = np.any((centres < 0) | (centres > [70, 60]), axis=1)
+    assert not np.any(np.asarray(out['targets'][:, 0])[outside])
+    unknown = augment(keys_of(48), batch | {'targets': batch['targets'] * jnp.nan})
+    assert np.isnan(np.asarray(unknown['targets'][:, 0])).all()
+
+
+def test_noise_is_as_strong_as_drawn_and_alike_in_all_channels():
+    batch = {'inputs': jnp.zeros((64, 32, 32, 2))}
+    out = np.asarray(transforms.make_noise(strength=0.5)(keys_of(), batch)['inputs'])
+    np.testing.assert_array_equal(out[..., 0], out[..., 1])
+    deviations = out[..., 0].std(axis=(1, 2))
+    assert deviations.max() < 0.55 and 0.2 < deviations.mean() < 0.3

@@ -1,5 +1,7 @@
 """Single-frame DICOM files -> grey pictures as a radiologist's screen shows them.
 
+`parse_header`, `stored_values` and `hide` serve the reader of series as well.
+
 The file's structure is read here, with every length checked against what is there: a
 library that trusts a damaged length allocates gigabytes. Only the elements named below
 are looked at; a patient's name is not among them. Plain pixels are taken as they lie,
@@ -35,10 +37,12 @@ _ALLOCATED, _STORED, _HIGH = (0x0028, 0x0100), (0x0028, 0x0101), (0x0028, 0x0102
 _SIGNED, _PADDING = (0x0028, 0x0103), (0x0028, 0x0120)
 _CENTRE, _WIDTH, _FUNCTION = (0x0028, 0x1050), (0x0028, 0x1051), (0x0028, 0x1056)
 _INTERCEPT, _SLOPE = (0x0028, 0x1052), (0x0028, 0x1053)
+_FOR_PIXELS = frozenset((
+    _SYNTAX, _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS, _ALLOCATED,
+    _STORED, _HIGH, _SIGNED, _PADDING,
+))
 _WANTED = frozenset((
-    _SYNTAX, _MODALITY, _PATIENT, _VIEW, _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES,
-    _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED, _PADDING, _CENTRE, _WIDTH,
-    _FUNCTION, _INTERCEPT, _SLOPE,
+    _MODALITY, _PATIENT, _VIEW, _CENTRE, _WIDTH, _FUNCTION, _INTERCEPT, _SLOPE,
 ))
 _PIXELS = (0x7FE0, 0x0010)
 _ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
@@ -46,6 +50,7 @@ _LONG = (b'OB', b'OD', b'OF', b'OL', b'OV', b'OW', b'SQ', b'SV', b'UC', b'UN', b
          b'UT', b'UV')
 _UNDEFINED = 0xFFFFFFFF
 _DEEPEST = 16  # sequences within each other
+_LONGEST = 4096  # bytes kept of an element
 
 _IMPLICIT, _EXPLICIT = '1.2.840.10008.1.2', '1.2.840.10008.1.2.1'
 _BIG_ENDIAN = '1.2.840.10008.1.2.2'
@@ -101,13 +106,15 @@ def read_dicom(path, *, max_pixels):
         raise ImageError(path, f'{size} bytes are too many for {max_pixels} pixels')
     try:
         with open(path, 'rb') as file:
-            header, fragments = _parse(memoryview(file.read()))
+            data = memoryview(file.read())
+            header, place = parse_header(data, _WANTED)
+            fragments = place and _fragments(data, place, header)
     except OSError as error:
         raise ImageError(path, error.strerror) from None
-    except (_Damaged, struct.error, IndexError):
+    except (Damaged, struct.error, IndexError):
         raise ImageError(path, 'damaged or truncated DICOM') from None
     width, height = header.integer(_COLUMNS, 0), header.integer(_ROWS, 0)
-    if fragments is None or not width * height:
+    if place is None or not width * height:
         raise ImageError(path, 'DICOM without a picture')
     if header.integer(_FRAMES, 1) > 1:
         frames = header.integer(_FRAMES, 1)
@@ -119,33 +126,34 @@ def read_dicom(path, *, max_pixels):
     if kind not in ((8, 1), (16, 1), (8, 3)) or photometric == 'PALETTE COLOR':
         raise ImageError(
             path, f'{kind[1]} x {kind[0]} bits of {photometric!r} are not read')
-    syntax = header.text(_SYNTAX)
     try:
-        if syntax.startswith(_COMPRESSED):
-            values = _decompress(header, fragments, (height, width))
-        elif syntax in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN):
-            values = _unpack(header, fragments, (height, width))
-        else:
-            raise ImageError(path, f'transfer syntax {syntax[:64]!r} is not read')
-    except _Damaged as error:
+        with silent_stderr():  # of the codecs
+            values = _decode(header, fragments, (height, width))
+    except Unread as error:
+        raise ImageError(path, error) from None
+    except Damaged as error:
         raise ImageError(path, f'damaged or truncated DICOM: {error}') from None
     return Picture(
         pixels=values if values.ndim == 3 else _to_screen(values, header),
         view=header.text(_VIEW).upper(),
         modality=header.text(_MODALITY).upper(),
-        patient=_hide(header.text(_PATIENT)),
+        patient=hide(header.text(_PATIENT)),
     )
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
     """A structure that isn't DICOM's."""
 
 
-class _Header:
+class Unread(Exception):
+    """A sound file of a kind that isn't read."""
+
+
+class Header:
     """Wanted elements; what is absent or no number is a default."""
 
     def __init__(self):
-        self.elements, self.order = {}, '<'
+        self.elements, self.order, self.explicit = {}, '<', True
 
     def text(self, tag):
         _, value = self.elements.get(tag, (b'', b''))
@@ -162,6 +170,14 @@ class _Header:
             return default
         return value if np.isfinite(value) else default
 
+    def numbers(self, tag):
+        """All values of a text of numbers, or None where one is no finite number."""
+        try:
+            values = [float(part) for part in self.text(tag).split('\\')]
+        except ValueError:
+            return None
+        return values if np.all(np.isfinite(values)) else None
+
     def integer(self, tag, default):
         value = self.number(tag)
         return default if value is None else int(value)
@@ -171,34 +187,70 @@ class _Header:
 _SHORTS = (_SAMPLES, _PLANAR, _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED)
 
 
-def _parse(data):
-    """Bytes of a file -> (_Header, list of pixel fragments or None)."""
-    header, place = _Header(), _MARK_AT + 4
+def parse_header(data, wanted):
+    """Reads the elements before a file's pixels.
+
+    Args:
+        data: memoryview of the whole file; nothing of it is kept.
+        wanted: frozenset of tags (group, element); what decoding pixels takes is
+            read as well.
+
+    Returns:
+        (Header, place of the element that holds the pixels, or None).
+
+    Raises:
+        Damaged, struct.error, IndexError: a damaged or truncated file.
+    """
+    header, place = Header(), _MARK_AT + 4
     while place + 8 <= len(data) and data[place:place + 2] == b'\x02\0':
         tag, kind, start, length = _element(data, place, '<', True)
         if tag == _SYNTAX:
-            header.elements[tag] = (kind, data[start:start + length])
+            header.elements[tag] = (kind, bytes(data[start:start + length]))
         place = start + length
     syntax = header.text(_SYNTAX)
-    explicit = syntax != _IMPLICIT
-    header.order = '>' if syntax == _BIG_ENDIAN else '<'
+    explicit = header.explicit = syntax != _IMPLICIT
+    order = header.order = '>' if syntax == _BIG_ENDIAN else '<'
+    tag_of = struct.Struct(order + 'HH').unpack_from
     while place + 8 <= len(data):
-        tag, kind, start, length = _element(data, place, header.order, explicit)
-        if tag == _PIXELS:
-            if length == _UNDEFINED:
-                return header, _fragments(data, start)
-            return header, [data[start:start + length]]
+        if tag_of(data, place) == _PIXELS:
+            return header, place
+        tag, kind, start, length = _element(data, place, order, explicit)
         if length == _UNDEFINED:
             inside = explicit and kind != b'UN'
-            place = _skip_items(data, start, header.order, inside, 0)
+            place = _skip_items(data, start, order, inside, 0)
             continue
-        if tag in _WANTED:
+        if tag in wanted or tag in _FOR_PIXELS:
             if not explicit and tag in _SHORTS + (_PADDING,):
                 signed = tag == _PADDING and header.number(_SIGNED)
                 kind = b'SS' if signed else b'US'
-            header.elements[tag] = (kind, data[start:start + length])
+            end = start + min(length, _LONGEST)
+            header.elements[tag] = (kind, bytes(data[start:end]))
         place = start + length
+    if place < len(data):
+        raise Damaged('it ends within an element')
     return header, None
+
+
+def stored_values(data, header, place):
+    """Decodes the grey picture of a file that `parse_header` has read.
+
+    May be called from several threads; codecs may print to stderr.
+
+    Args:
+        data: memoryview of the whole file.
+        header, place: of parse_header.
+
+    Returns:
+        int32 [H, W], before rescale slope and intercept.
+
+    Raises:
+        Damaged, Unread, struct.error, IndexError: with the reason.
+    """
+    shape = header.integer(_ROWS, 0), header.integer(_COLUMNS, 0)
+    kind = (header.integer(_ALLOCATED, 0), header.integer(_SAMPLES, 1))
+    if kind not in ((8, 1), (16, 1)):
+        raise Unread(f'{kind[1]} x {kind[0]} bits are not read')
+    return _decode(header, _fragments(data, place, header), shape)
 
 
 def _element(data, place, order, explicit):
@@ -208,7 +260,7 @@ def _element(data, place, order, explicit):
     if explicit and tag[0] != 0xFFFE:
         kind = bytes(data[place + 4:place + 6])
         if not (kind.isalpha() and kind.isupper()):
-            raise _Damaged('an element without a type')
+            raise Damaged('an element without a type')
         if kind in _LONG:
             length, = struct.unpack_from(order + 'I', data, place + 8)
             start += 4
@@ -217,21 +269,21 @@ def _element(data, place, order, explicit):
     else:
         length, = struct.unpack_from(order + 'I', data, place + 4)
     if length != _UNDEFINED and start + length > len(data):
-        raise _Damaged('an element that is longer than the file')
+        raise Damaged('an element that is longer than the file')
     return tag, kind, start, length
 
 
 def _skip_items(data, place, order, explicit, depth):
     """The place behind a sequence of undefined length."""
     if depth > _DEEPEST:
-        raise _Damaged('sequences within each other')
+        raise Damaged('sequences within each other')
     while True:
         tag, _, start, length = _element(data, place, order, explicit)
         place = start + (0 if length == _UNDEFINED else length)
         if tag == _SEQUENCE_END:
             return place
         if tag != _ITEM:
-            raise _Damaged('a sequence of something else than items')
+            raise Damaged('a sequence of something else than items')
         while length == _UNDEFINED:
             tag, kind, start, inner = _element(data, place, order, explicit)
             if tag == _ITEM_END:
@@ -244,17 +296,30 @@ def _skip_items(data, place, order, explicit, depth):
                 place = start + inner
 
 
-def _fragments(data, place):
-    """Encapsulated pixels: the items behind the table of offsets."""
+def _fragments(data, place, header):
+    """Pixels as they lie; of encapsulated ones the items behind the table."""
+    _, _, place, length = _element(data, place, header.order, header.explicit)
+    if length != _UNDEFINED:
+        return [data[place:place + length]]
     found = []
     while True:
         tag, _, start, length = _element(data, place, '<', True)
         if tag == _SEQUENCE_END:
             return found[1:]
         if tag != _ITEM or length == _UNDEFINED:
-            raise _Damaged('fragments that are no items')
+            raise Damaged('fragments that are no items')
         found.append(data[start:start + length])
         place = start + length
+
+
+def _decode(header, fragments, shape):
+    """Pixels -> stored values: [H, W], or uint8 RGB [H, W, 3]."""
+    syntax = header.text(_SYNTAX)
+    if syntax.startswith(_COMPRESSED):
+        return _decompress(header, fragments, shape)
+    if syntax in (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN):
+        return _unpack(header, fragments, shape)
+    raise Unread(f'transfer syntax {syntax[:64]!r} is not read')
 
 
 def _unpack(header, fragments, shape):
@@ -263,7 +328,7 @@ def _unpack(header, fragments, shape):
     count = shape[0] * shape[1] * samples
     data = fragments[0] if fragments else b''
     if len(data) < count * allocated // 8:
-        raise _Damaged(f'{len(data)} bytes for {shape[1]} x {shape[0]} pixels')
+        raise Damaged(f'{len(data)} bytes for {shape[1]} x {shape[0]} pixels')
     kind = 'u1' if allocated == 8 else header.order + 'u2'
     values = np.frombuffer(data, kind, count)
     if samples == 3:
@@ -283,7 +348,7 @@ def _to_rgb(values, photometric):
     if photometric == 'RGB':
         return np.ascontiguousarray(values)
     if photometric != 'YBR_FULL':
-        raise _Damaged(f'three samples of {photometric!r} are not read')
+        raise Damaged(f'three samples of {photometric!r} are not read')
     luma, blue, red = (values[..., i].astype(np.float32) for i in range(3))
     blue, red = blue - 128, red - 128
     colours = np.stack([  # PS3.3 C.7.6.3.1.2
@@ -302,12 +367,11 @@ def _decompress(header, fragments, shape):
         reader.SetImageIO('GDCMImageIO')
         reader.SetFileName(file.name)
         try:
-            with silent_stderr():  # of the codecs
-                values = sitk.GetArrayFromImage(reader.Execute())[0]
+            values = sitk.GetArrayFromImage(reader.Execute())[0]
         except (RuntimeError, IndexError):
-            raise _Damaged('its compressed pixels') from None
+            raise Damaged('its compressed pixels') from None
     if values.shape[:2] != shape or values.ndim == 3 and values.dtype != np.uint8:
-        raise _Damaged('its compressed pixels')
+        raise Damaged('its compressed pixels')
     return values if values.ndim == 3 else values.astype(np.int32)
 
 
@@ -333,18 +397,18 @@ def _check_stream(stream, header, shape):
                 coded = frame[1:3], frame[3], frame[0]
             at += 2 + struct.unpack_from('>H', stream, at + 2)[0]
     except (struct.error, IndexError):
-        raise _Damaged('its compressed pixels') from None
+        raise Damaged('its compressed pixels') from None
     if not stream:
-        raise _Damaged('no pixels')
+        raise Damaged('no pixels')
     if coded is None:  # run lengths declare nothing
         return
     size, samples, bits = coded
     if size != shape:
-        raise _Damaged(f'{size[1]} x {size[0]} pixels are coded')
+        raise Damaged(f'{size[1]} x {size[0]} pixels are coded')
     if samples != header.integer(_SAMPLES, 1) or not (
         2 <= bits <= header.integer(_ALLOCATED, 0)
     ):
-        raise _Damaged(f'{samples} samples of {bits} bits are coded')
+        raise Damaged(f'{samples} samples of {bits} bits are coded')
 
 
 def _wrap(header, fragments):
@@ -421,7 +485,8 @@ def _window(values, centre, width, function):
     return np.clip(np.rint(share * 255), 0, 255).astype(np.uint8)
 
 
-def _hide(patient):
+def hide(patient):
+    """A patient's id -> 16 hex digits of its hash; '' where it is nobody's."""
     if patient == '0' or not identity.names_someone(patient):
         return ''
     return hashlib.sha256(f'dicom:{patient}'.encode()).hexdigest()[:16]
