@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -50,12 +51,19 @@ def predict_files(load, path, output, *, resume, engine):
     path, output = Path(path), Path(output)
     if engine not in ENGINES:
         raise ConfigError('--engine', f'{engine!r} is none of {ENGINES}')
+    if engine == 'ray':
+        # This process only shares out; the devices are the workers'.
+        jax.config.update('jax_platforms', 'cpu')
     predictor = load()
     if output.resolve().is_relative_to(path.resolve()):
         raise InputError(output, 'lies in the input: pictures would be read as cases')
     files = predictor.task.files(path)
-    journal = _Journal(output, predictor.made_by, resume=resume)
-    todo = [entry for entry in files if not journal.has(*entry)]
+    journal = _Journal(output, predictor.made_by)
+    stamps = {entry: _stamp(entry[0]) for entry in files}  # before anything is read
+    todo = [
+        entry for entry in files
+        if not resume or not journal.has(entry[1], stamps[entry])
+    ]
     if len(todo) < len(files):
         LOG.info('%d of %d cases were done before', len(files) - len(todo), len(files))
     if engine == 'ray':
@@ -66,13 +74,14 @@ def predict_files(load, path, output, *, resume, engine):
         before = len(files) - len(todo)
         with tqdm(total=len(files), initial=before, disable=None) as bar:
             for (file, case_id), line in done:
+                stamp = stamps[file, case_id]
                 if isinstance(line, InputError):
                     if file == path:
                         raise line
                     LOG.warning('%s', line)
                     row = {'status': 'unprocessable', 'reason': line.reason}
                     line = {'row': row, 'details': {}, 'files': []}
-                journal.add(file, case_id, line)
+                journal.add(case_id, stamp, line)
                 bar.update()
     finally:
         done.close()
@@ -91,7 +100,7 @@ def _predict_all(predictor, entries, output):
         except InputError as error:
             return entry, error
 
-    with Prefetch(iter(entries), read, depth=predictor.together + 1) as ready:
+    with Prefetch(iter(entries), read, depth=predictor.together) as ready:
         while some := list(itertools.islice(ready, predictor.together)):
             found = iter(predictor.predict(
                 [record for _, record in some if not isinstance(record, InputError)]
@@ -112,7 +121,6 @@ def _share_out(load, entries, output, *, together):
     """_predict_all over a Ray cluster, in any order."""
     try:
         import ray
-        from ray.util import ActorPool
     except ImportError:
         raise ConfigError(
             '--engine', "Ray is not installed: pip install 'jaxmed[ray]'"
@@ -132,45 +140,45 @@ def _share_out(load, entries, output, *, together):
     # One worker to a GPU, or where there is none to a machine: XLA uses all its cores.
     gpus = int(ray.cluster_resources().get('GPU', 0))
     count = max(1, min(gpus or len(ray.nodes()), len(entries)))
-    worker = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(Worker)
+    options = dict(num_cpus=1, num_gpus=1 if gpus else 0, scheduling_strategy='SPREAD')
+    worker = ray.remote(**options)(Worker)
+    given = {case_id: file for file, case_id in entries}
+    groups = [
+        [(Path(file).absolute(), case_id) for file, case_id in entries[i:i + together]]
+        for i in range(0, len(entries), together)
+    ]
     try:
-        pool = ActorPool([
-            worker.options(scheduling_strategy='SPREAD').remote() for _ in range(count)
-        ])
-        groups = [
-            [(Path(file).absolute(), case_id) for file, case_id in group]
-            for group in _groups(entries, together)
-        ]
-        given = {case_id: file for file, case_id in entries}
-        for answers in pool.map_unordered(
-            lambda actor, some: actor.predict.remote(some), groups
-        ):
-            for (_, case_id), line in answers:
+        idle, running = [worker.remote() for _ in range(count)], {}
+        while groups or running:
+            while groups and idle:
+                some, actor = groups.pop(0), idle.pop()
+                running[actor.predict.remote(some)] = actor, some
+            (answer,), _ = ray.wait(list(running))
+            actor, some = running.pop(answer)
+            try:
+                lines = ray.get(answer)
+            except ray.exceptions.RayActorError:  # killed, of memory most likely
+                lines = [(e, InputError(e[0], 'the worker died on it')) for e in some]
+                actor = worker.remote()
+            idle.append(actor)
+            for (_, case_id), line in lines:
                 yield (given[case_id], case_id), line
     finally:
         ray.shutdown()
 
 
-def _groups(entries, size):
-    return [entries[start:start + size] for start in range(0, len(entries), size)]
-
-
 class _Journal:
     """What is known of each case, kept as lines of JSON from the first one on."""
 
-    def __init__(self, output, made_by, *, resume):
+    def __init__(self, output, made_by):
         self.output, self.made_by = output, made_by
         self.path = output / 'findings.jsonl'
-        self.earlier = {line['case']: line for line in self._read()}
-        self.lines = self.earlier if resume else {}
-        self.lines = {
-            case_id: line for case_id, line in self.lines.items()
-            if line['made_by'] == made_by
-        }
+        self.lines = {line['case']: line for line in self._read()}
+        self.told = set()  # cases whose line is this model's
         self.file = None
 
     def _read(self):
-        """The whole lines of an earlier run; the last one may be torn."""
+        """The whole lines of earlier runs; the last one may be torn."""
         try:
             text = self.path.read_text()
         except (OSError, UnicodeDecodeError):
@@ -178,31 +186,41 @@ class _Journal:
         for line in text.splitlines():
             try:
                 line = json.loads(line)
-                line['case'], line['made_by'], line['stamp'], line['row'], line['files']
+                line['case'], line['made_by'], line['stamp'], line['row']['status']
+                line['details'], line['files']
             except (ValueError, KeyError, TypeError):
                 continue
             yield line
 
-    def has(self, file, case_id):
-        line = self.lines.get(case_id)
-        return line is not None and line['stamp'] == _stamp(file)
+    def has(self, case_id, stamp):
+        """Whether this model has done this case, and all that it wrote is there.
 
-    def add(self, file, case_id, line):
-        line = {
-            'case': case_id, 'made_by': self.made_by, 'stamp': _stamp(file), **line,
-        }
+        What failed is tried again: there may be more time or memory.
+        """
+        line = self.lines.get(case_id)
+        done = (
+            line is not None and line['made_by'] == self.made_by
+            and line['stamp'] == stamp and line['row']['status'] == 'done'
+            and all((self.output / name).is_file() for name in line['files'])
+        )
+        if done:
+            self.told.add(case_id)
+        return done
+
+    def add(self, case_id, stamp, line):
+        line = {'case': case_id, 'made_by': self.made_by, 'stamp': stamp, **line}
         earlier = [f'{kind}/{case_id}.png' for kind in KINDS]
-        earlier += self.earlier.get(case_id, {'files': []})['files']
+        earlier += self.lines.get(case_id, {'files': []})['files']
         for name in set(earlier) - set(line['files']):
             if _is_below(name):  # of other numbers than the new ones
                 (self.output / name).unlink(missing_ok=True)
         self.lines[case_id] = line
+        self.told.add(case_id)
         try:
             if self.file is None:
-                self.output.mkdir(parents=True, exist_ok=True)
-                kept = [self.lines[c] for c in self.lines if c != case_id]
-                replace(self.path, b''.join(map(_encode, kept)))
+                replace(self.path, b''.join(map(_encode, self.lines.values())))
                 self.file = open(self.path, 'ab')
+                return
             self.file.write(_encode(line))
             self.file.flush()
         except OSError as error:
@@ -212,7 +230,7 @@ class _Journal:
         """findings.csv and findings.json of these cases; returns the rows."""
         if self.file is not None:
             self.file.close()
-        lines = [self.lines[case_id] for case_id in case_ids if case_id in self.lines]
+        lines = [self.lines[case_id] for case_id in case_ids if case_id in self.told]
         rows = [{'case': line['case']} | line['row'] for line in lines]
         if rows:
             columns = list(dict.fromkeys(name for row in rows for name in row))

@@ -217,14 +217,14 @@ def load(workdir, *, views=None, batch_size=8, task_options=None, explain=True):
     workdirs = [workdir] if isinstance(workdir, (str, os.PathLike)) else list(workdir)
     tasks, members, config, steps = load_members(workdirs, task_options=task_options)
     views = config['evaluate']['views'] if views is None else views
-    model = [
-        [read_config(path)['task'], read_calibration(path), step, str(Path(path))]
-        for path, step in zip(workdirs, steps)
-    ]
-    made_by = json.dumps([model, task_options, views, explain])
+    made_by = hashlib.sha256(json.dumps([steps, task_options, views, explain]).encode())
+    for path in workdirs:
+        for name in (CONFIG, CASES, CALIBRATION):
+            if (Path(path) / name).is_file():
+                made_by.update((Path(path) / name).read_bytes())
     return predict.Predictor(
         tasks, members, batch_size=batch_size, views=check_views(tasks, views),
-        explain=explain, made_by=hashlib.sha256(made_by.encode()).hexdigest()[:16],
+        explain=explain, made_by=made_by.hexdigest()[:16],
     )
 
 

@@ -57,7 +57,8 @@ def main(argv):
             start_rivals=start_rivals,
         )
         if name == 'spinal_cord':
-            result['case'] = ct_case.measure(config, rounds=_ROUNDS.value)
+            result['case'] = ct_case.measure(config, rounds=_ROUNDS.value, depth=250)
+            result['tall_case'] = ct_case.measure(config, rounds=1, depth=1200)
         else:
             result['decoding'] = benchmark.measure_decoding(task, source)
         warm = benchmark.start_times(

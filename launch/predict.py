@@ -7,6 +7,7 @@ Exit code 2 for bad input, 3 when some files of a folder failed.
 
 import functools
 import json
+from pathlib import Path
 
 from absl import flags
 
@@ -52,7 +53,9 @@ def _parse(pairs):
 
 def main(argv):
     load = functools.partial(
-        runs.load, _WORKDIR.value, views=_VIEWS.value, batch_size=_BATCH_SIZE.value,
+        # A cluster's machines have working folders of their own.
+        runs.load, [str(Path(path).absolute()) for path in _WORKDIR.value],
+        views=_VIEWS.value, batch_size=_BATCH_SIZE.value,
         task_options=_parse(_TASK.value), explain=_EXPLAIN.value,
     )
     rows, failed = findings.predict_files(

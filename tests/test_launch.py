@@ -222,13 +222,13 @@ def test_a_long_prediction_goes_on_where_it_was_killed(trained, tmp_path):
     (output / 'masks' / 'large.png').unlink()
     untouched = (output / 'masks' / 'small.png').stat().st_mtime_ns
     code, text = run('predict', *flags, '--resume')
-    assert code == 3 and '2 of 4 cases were done before' in text, text
+    assert code == 3 and '1 of 4 cases were done before' in text, text  # bad: again
     assert predicted(output) == whole
     assert (output / 'masks' / 'small.png').stat().st_mtime_ns == untouched
     # A file that changed, and all files for another model, are done again.
     assert cv2.imwrite(str(source / 'small.png'), np.zeros((9, 9, 3), np.uint8))
     code, text = run('predict', *flags, '--resume')
-    assert '3 of 4 cases were done before' in text, text
+    assert '2 of 4 cases were done before' in text, text
     assert cv2.imread(str(output / 'masks' / 'small.png')).shape == (9, 9, 3)
     code, text = run('predict', *flags, '--resume', '--views=1', '--task=overlap_px=8')
     assert 'were done before' not in text

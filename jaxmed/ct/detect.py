@@ -44,7 +44,8 @@ def detect(
         Detections, of all slices that were looked at, unsure ones too.
     """
     depth = len(volume_hu)
-    step = max(1, round(step_mm / spacing_mm[0]))
+    # A path needs two slices that are sure: a short scan is looked at thrice.
+    step = max(1, min(round(step_mm / spacing_mm[0]), depth // 3))
     first = ((depth - 1) % step) // 2  # as far from the lower end as from the upper
     places = list(range(first, depth, step))
     look = functools.partial(

@@ -14,7 +14,7 @@ from scipy import ndimage
 from jaxmed.ct import axial
 from jaxmed.ct.path import DETECTED, PathRules, trace_path
 from jaxmed.data import identity, volumes
-from jaxmed.errors import ImageError, RecordError
+from jaxmed.errors import ImageError, InputError, RecordError
 
 LOG = logging.getLogger('jaxmed')
 
@@ -49,35 +49,46 @@ def read_boxes(source, *, labels, size_px, pixel_mm, read):
         Record, see make_record.
 
     Returns:
-        dict, for the manifest: count of 'scans', and 'excluded': case id -> reason,
-        of scans of a kind that the paper leaves out (volumes.read_volume).
+        dict, for the manifest: count of 'scans'; 'excluded', case id -> reason, of
+        scans of a kind that the paper leaves out; 'unprocessable', case id -> reason,
+        of those that can't be read. Both kinds have no records.
 
     Raises:
         RecordError: the table lacks a column or has no rows, a number is none, a box
-            is empty or outside of its slice, a series or slice is not there.
-        ImageError: a scan can't be read.
+            is empty, outside of its slice or the second one there, a series or slice
+            is not there.
+        ImageError: no scans in `source`.
     """
-    found = {'scans': 0, 'excluded': {}}
-    for series, rows in _read_table(labels).items():
-        path = _find_series(Path(source), series, labels)
-        volume, boxes = read(path), {}
-        if _excludes(found, volume, identity.case_id(path, Path(source))):
+    source, series = Path(source), {}
+    scans = dict(volumes.find_scans(source))
+    names = {case_id: path for path, case_id in scans.items()} | {
+        path.relative_to(source).as_posix(): path for path in scans if path != source
+    }
+    for name, rows in _read_table(labels).items():
+        if name not in names:
+            raise RecordError(labels, f'series {name!r} is not in {source}')
+        series.setdefault(names[name], []).extend(rows)
+    found = _Found()
+    for path, rows in series.items():
+        volume, boxes = found.read(read, path, scans[path]), {}
+        if volume is None:
             continue
         for line, number, corners, unit in rows:
             place = _slice_of(volume, number)
             if place is None:
                 raise RecordError(
-                    labels, f'line {line}: slice {number} is not in {series}')
-            box = corners and _to_voxels(volume, number, np.array(corners), unit)
+                    labels, f'line {line}: slice {number} is not in {scans[path]}')
+            if place in boxes:
+                raise RecordError(labels, f'line {line}: slice {number} comes twice')
+            box = corners and _to_voxels(volume, place, np.array(corners), unit)
             if box is not None and not _inside(box, volume.volume_hu.shape[1:]):
                 raise RecordError(
                     labels, f'line {line}: the box is empty or outside of its slice')
             boxes[place] = box
         yield from _records(
-            volume, boxes, identity.case_id(path, Path(source)), size_px=size_px,
-            pixel_mm=pixel_mm,
+            volume, boxes, scans[path], size_px=size_px, pixel_mm=pixel_mm
         )
-    return found
+    return found.counts
 
 
 def read_masks(source, *, labels, size_px, pixel_mm, step_mm, read, read_mask):
@@ -85,7 +96,8 @@ def read_masks(source, *, labels, size_px, pixel_mm, step_mm, read, read_mask):
 
     Args:
         source: folder of scans.
-        labels: folder of masks with the scans' names: 0 is none, all else vertebra.
+        labels: folder of masks: 0 is none, all else vertebra. That of the scan A/B is
+            A/B with a suffix, or the only A/B_* or A/B-*.
         size_px, pixel_mm: of ct.axial.resample.
         step_mm: least distance between two slices.
         read: (path) -> Volume.
@@ -95,30 +107,67 @@ def read_masks(source, *, labels, size_px, pixel_mm, step_mm, read, read_mask):
         Record, see make_record; only of slices in which a canal is closed.
 
     Returns:
-        As read_boxes.
+        As read_boxes; a scan without a mask, or with one on another grid, is
+        unprocessable.
 
     Raises:
-        ImageError: a scan or a mask can't be read, or is missing.
+        ImageError: no scans in `source`.
     """
-    found = {'scans': 0, 'excluded': {}}
+    found = _Found()
     for path, case_id in volumes.find_scans(Path(source)):
-        mask_path = Path(labels) / path.relative_to(source)
-        if not mask_path.exists():
-            raise ImageError(mask_path, f'no mask for {path.name}')
-        volume = read(path)
-        if _excludes(found, volume, case_id):
+        volume = found.read(read, path, case_id)
+        if volume is None:
             continue
-        boxes = find_canals(read_mask(mask_path, volume), volume.spacing_mm)
-        if not boxes:
-            LOG.warning('%s: no closed canal in its mask', mask_path)
+        boxes = found.attempt(case_id, lambda: find_canals(
+            read_mask(_find_mask(Path(labels), case_id), volume), volume.spacing_mm
+        ))
         chosen, last = {}, -np.inf
-        for place, box in sorted(boxes.items()):
+        for place, box in sorted((boxes or {}).items()):
             if (place - last) * volume.spacing_mm[0] >= step_mm - 1e-6:
                 chosen[place], last = box, place
+        if boxes == {}:
+            LOG.warning('%s: no closed canal in its mask', case_id)
         yield from _records(
             volume, chosen, case_id, size_px=size_px, pixel_mm=pixel_mm
         )
-    return found
+    return found.counts
+
+
+class _Found:
+    """What became of each scan, for the manifest."""
+
+    def __init__(self):
+        self.counts = {'scans': 0, 'excluded': {}, 'unprocessable': {}}
+
+    def attempt(self, case_id, function):
+        """What a function returns; None, with a note, where it raises InputError."""
+        try:
+            return function()
+        except InputError as error:
+            LOG.warning('%s', error)
+            self.counts['unprocessable'][case_id] = error.reason
+
+    def read(self, read, path, case_id):
+        """A scan; None if it can't be read or is of a kind that is left out."""
+        self.counts['scans'] += 1
+        volume = self.attempt(case_id, lambda: read(path))
+        if volume is None or not volume.facts['exclusion']:
+            return volume
+        LOG.warning('%s: left out, %s', case_id, volume.facts['exclusion'])
+        self.counts['excluded'][case_id] = volume.facts['exclusion']
+
+
+def _find_mask(folder, case_id):
+    place = folder / case_id
+    found = [
+        path for path in (place.parent.iterdir() if place.parent.is_dir() else ())
+        if path.is_file() and path.name.startswith(place.name)
+    ]
+    same = [path for path in found if path.name[len(place.name):].startswith('.')]
+    others = [path for path in found if path.name[len(place.name):][:1] in ('_', '-')]
+    if len(same or others) != 1:
+        raise ImageError(place, 'several masks' if same or others else 'no mask')
+    return (same or others)[0]
 
 
 def find_canals(labels, spacing_mm):
@@ -199,16 +248,6 @@ def make_record(square, box, *, case_id, patient_id, content_id):
     }
 
 
-def _excludes(found, volume, case_id):
-    """Counts a scan; whether it is one of those that the paper leaves out."""
-    found['scans'] += 1
-    reason = volume.facts['exclusion']
-    if reason:
-        LOG.warning('%s: left out, %s', case_id, reason)
-        found['excluded'][case_id] = reason
-    return bool(reason)
-
-
 def _records(volume, boxes, series, *, size_px, pixel_mm):
     grid = dict(size_px=size_px, pixel_mm=pixel_mm)
     places = sorted(boxes)
@@ -257,50 +296,41 @@ def _read_table(path):
     return series
 
 
-def _find_series(source, series, labels):
-    place = (source / series).absolute()
-    if series and place.is_relative_to(source.absolute()) and '..' not in place.parts:
-        for path in (place, *sorted(place.parent.glob(f'{place.name}.*'))):
-            if path.exists():
-                return source / path.relative_to(source.absolute())
-    raise RecordError(labels, f'series {series!r} is not in {source}')
-
-
 def _axial(volume):
-    """(axis of the file that is the volume's d, its sign)."""
-    column = volume.to_source[:3, 0]
-    axis = int(np.abs(column).argmax())
-    return axis, column[axis]
+    """(axis of the file that is the volume's d, its sign, its place at d = 0).
+
+    That which does not change within a slice: a tilted gantry moves rows and columns
+    from slice to slice, by more than a pixel.
+    """
+    axis = int(np.abs(volume.to_source[:3, 1:3]).sum(axis=1).argmin())
+    return axis, volume.to_source[axis, 0], volume.to_source[axis, 3]
 
 
 def _slice_of(volume, number):
     """The d of the file's slice `number`, None if there is none."""
-    axis, sign = _axial(volume)
-    place = round((number - volume.to_source[axis, 3]) / sign)
+    _, sign, first = _axial(volume)
+    place = round((number - first) / sign)
     return place if 0 <= place < len(volume.volume_hu) else None
 
 
 def slice_number(volume, place):
     """The file's number of the slice at d."""
-    axis, sign = _axial(volume)
-    return round(volume.to_source[axis, 3] + sign * place)
+    _, sign, first = _axial(volume)
+    return round(first + sign * place)
 
 
-def _to_voxels(volume, number, corners, unit):
-    """Two corners as a table has them -> (h0, w0, h1, w1)."""
-    x0, y0, x1, y1 = corners
+def _to_voxels(volume, place, corners, unit):
+    """Two corners as a table has them -> (h0, w0, h1, w1), in the slice at d."""
+    corners = np.reshape(corners, (2, 2))  # (x, y) of each
     if unit == _MM:
-        z = (volume.affine @ [_slice_of(volume, number), 0, 0, 1])[2]
-        ends = np.array([[x0, y0, z, 1], [x1, y1, z, 1]]).T
-        ends = np.linalg.solve(volume.affine, ends)[1:3].T + 0.5
+        lines = volume.affine[:2]
     else:
         # Pixel i reaches from i to i + 1 in a table and is at i in an affine.
-        axis, _ = _axial(volume)
-        ends = np.zeros((2, 4))
-        rest = [a for a in range(3) if a != axis]
-        ends[:, axis], ends[:, 3] = number, 1
-        ends[:, rest] = np.array([[y0, x0], [y1, x1]]) - 0.5
-        ends = np.linalg.solve(volume.to_source, ends.T)[1:3].T + 0.5
+        corners = corners - 0.5
+        rest = [axis for axis in range(3) if axis != _axial(volume)[0]]
+        lines = volume.to_source[rest[::-1]]  # columns (x) before rows (y)
+    shifts = lines[:, 0] * place + lines[:, 3]
+    ends = np.linalg.solve(lines[:, 1:3], (corners - shifts).T).T + 0.5
     return np.concatenate([ends.min(axis=0), ends.max(axis=0)])
 
 

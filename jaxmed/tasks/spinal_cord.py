@@ -249,14 +249,17 @@ def findings(record, answer):
         zip(places_mm, cord.confidence, cord.kind)
     )]
     kinds = np.bincount(cord.kind, minlength=len(path.KINDS))
-    pictures = {
-        f'axial_{canals.slice_number(volume, place):04d}.png': drawing.draw_boxes(
-            volume.volume_hu[place],
-            [(box[0][[1, 0, 3, 2]], drawing.GREEN)], pixels=1,
-        )
-        for place, box in zip(detections.slices, detections.boxes)
-        if cord.kind[place] == path.DETECTED
-    }
+    pictures = {}
+    for place, boxes in zip(detections.slices, detections.boxes):
+        if cord.kind[place] == path.DETECTED:
+            # The path may have left out the surest box: the one that it runs through.
+            centres_mm = (boxes.reshape(-1, 2, 2).mean(1) - 0.5) * volume.spacing_mm[1:]
+            away = np.linalg.norm(centres_mm - cord.centre_mm[place], axis=1)
+            name = f'axial_{canals.slice_number(volume, place):04d}.png'
+            pictures[name] = drawing.draw_boxes(
+                volume.volume_hu[place],
+                [(boxes[away.argmin()][[1, 0, 3, 2]], drawing.GREEN)], pixels=1,
+            )
     return Finding(
         row={
             'slices': depth,

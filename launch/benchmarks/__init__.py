@@ -19,6 +19,7 @@ import numpy as np
 # forward)}, both blocking.
 RIVALS = {
     'chest_xray': 'launch.benchmarks.torch_classifiers',
+    'spinal_cord': 'launch.benchmarks.torch_yolo',
     'white_blood_cell': 'launch.benchmarks.torch_unet',
 }
 MALLOC = 'GLIBC_TUNABLES'

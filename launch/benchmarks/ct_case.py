@@ -5,7 +5,7 @@ the compiled network take is measured before and left out.
 """
 
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -18,7 +18,7 @@ BOX_MM = (60.0, 60.0, 60.0)
 TILING = (40.0, (32, 32, 24), 1.0, 370.0, 840.0)
 
 
-def measure(config, *, rounds, depth=250, side_px=512):
+def measure(config, *, rounds, depth, side_px=512):
     """Times a drawn scan through the reader, the detector, the path and the patches.
 
     Args:
@@ -28,9 +28,9 @@ def measure(config, *, rounds, depth=250, side_px=512):
         depth, side_px: of the scan.
 
     Returns:
-        {'nifti' and 'dicom': {stage: median seconds, 'total', 'first_total'},
-        'slices_per_s' of the detector, 'peak_bytes' above the interpreter,
-        'reader_peak_bytes' of the process that reads, 'shape'}.
+        {'nifti' and 'dicom': {'seconds': median of each stage, 'total' and
+        'first_total'; 'slices_per_s' of the detector; 'patches'; 'peak_bytes' above
+        the interpreter; 'reader_peak_bytes' of the process that reads}, 'shape'}.
     """
     import SimpleITK as sitk
 
@@ -112,7 +112,8 @@ def main(config, file, rounds):
     size = options['size_px']
     jax.block_until_ready(predictor.apply(
         {'inputs': np.zeros((8, size, size, 1), np.int16)}))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew from here
+    before = _memory('self', 'VmRSS')
     seconds = {stage: [] for stage in ('read', 'detect', 'path', 'patches')}
     for _ in range(rounds + 1):
         marks = [time.perf_counter()]
@@ -137,7 +138,6 @@ def main(config, file, rounds):
         marks.append(time.perf_counter())
         for stage, start, end in zip(seconds, marks, marks[1:]):
             seconds[stage].append(end - start)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     totals = [sum(stages) for stages in zip(*seconds.values())]
     medians = {stage: statistics.median(v[1:]) for stage, v in seconds.items()}
     print(json.dumps({
@@ -146,10 +146,16 @@ def main(config, file, rounds):
         },
         'slices_per_s': len(found.slices) / medians['detect'],
         'patches': int(np.sum(cut.mask)),
-        'peak_bytes': after - before,
-        'reader_peak_bytes':
-            resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+        'peak_bytes': _memory('self', 'VmHWM') - before,
+        'reader_peak_bytes': max(_memory(child, 'VmHWM') for child in Path(
+            f'/proc/self/task/{os.getpid()}/children').read_text().split()),
     }))
+
+
+def _memory(process, name):
+    """Bytes that the kernel counts for a process; Linux only."""
+    status = Path(f'/proc/{process}/status').read_text()
+    return int(status.split(f'{name}:')[1].split()[0]) * 1024
 
 
 if __name__ == '__main__':

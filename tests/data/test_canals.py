@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from jaxmed.ct import axial
 from jaxmed.data import canals, volumes
-from jaxmed.errors import ImageError, RecordError
+from jaxmed.errors import RecordError
 
 GRID = dict(size_px=64, pixel_mm=2.0)
 LIMITS = dict(
@@ -92,10 +92,74 @@ def test_masks_have_their_canals_found_by_their_holes(tmp_path):
     for record in found:
         x0, y0, x1, y1 = record['targets'][1:]
         np.testing.assert_allclose([x1 - x0, y1 - y0], [8, 6], atol=0.1)
-    with pytest.raises(ImageError, match='no mask for a.nii.gz'):
-        list(canals.read_masks(
-            tmp_path / 'scans', labels=tmp_path / 'nowhere', step_mm=4.0, read=READ,
-            read_mask=volumes.read_mask, **GRID))
+
+
+def drain(generator):
+    """(what a generator yields, what it returns)."""
+    found = []
+    while True:
+        try:
+            found.append(next(generator))
+        except StopIteration as stop:
+            return found, stop.value
+
+
+def test_scans_that_can_not_be_used_are_counted_and_the_others_go_on(tmp_path):
+    for folder in ('scans', 'masks'):
+        (tmp_path / folder).mkdir()
+    _, ring = write_scan(tmp_path / 'scans' / 'a.nii.gz')
+    for name in 'bcd':
+        write_scan(tmp_path / 'scans' / f'{name}.nii.gz')
+    (tmp_path / 'scans' / 'e.nii.gz').write_bytes(b'torn')
+    image = sitk.GetImageFromArray(ring.astype(np.uint8))
+    image.SetSpacing((1.0, 1.0, 2.0))
+    for name in ('a_seg', 'c_one', 'c_two'):
+        sitk.WriteImage(image, str(tmp_path / 'masks' / f'{name}.nii.gz'))
+    sitk.WriteImage(image[:, :, 2:], str(tmp_path / 'masks' / 'd.nii.gz'))
+    found, counts = drain(canals.read_masks(
+        tmp_path / 'scans', labels=tmp_path / 'masks', step_mm=4.0, read=READ,
+        read_mask=volumes.read_mask, **GRID))
+    assert {r['case_id'][0] for r in found} == {'a'}
+    assert counts['scans'] == 5 and counts['excluded'] == {}
+    reasons = counts['unprocessable']
+    assert reasons['b'] == 'no mask' and reasons['c'] == 'several masks'
+    assert set(reasons) == {'b', 'c', 'd', 'e'}
+
+
+def test_scans_that_the_paper_leaves_out_are_named(tmp_path):
+    write_scan(tmp_path / 'a.nii.gz')
+
+    def read(path):
+        volume = READ(path)
+        return volume._replace(facts={**volume.facts, 'exclusion': 'cardiac CT'})
+
+    table = write_table(tmp_path / 'boxes.csv', 'a,7,50,40,66,52')
+    found, counts = drain(canals.read_boxes(tmp_path, labels=table, read=read, **GRID))
+    assert found == [] and counts['excluded'] == {'a': 'cardiac CT'}
+
+
+def test_a_tilted_gantry_moves_boxes_with_their_slices(tmp_path):
+    """20 degrees, 2 mm slices: 0.73 mm of shear a slice, in 0.5 mm pixels 1.46."""
+    shear = 1.456
+    to_source = np.eye(4)
+    to_source[1] = [-shear, 1, 0, 30]  # the file's row of voxel (d, h, w)
+    affine = np.array([[0, 0, 0.5, -60], [-0.2, 0.5, 0, -80], [2.0, 0.1, 0, 9],
+                       [0, 0, 0, 1]], float)
+    volume = volumes.Volume(
+        np.zeros((20, 300, 240), np.int16), affine, to_source, (20, 240, 240), 'x',
+        {'exclusion': ''})
+    for place in (0, 7, 19):
+        assert canals.slice_number(volume, place) == place
+        assert canals._slice_of(volume, place) == place
+        low, high = np.array([100.0, 110.0]), np.array([130.0, 150.0])  # (h, w)
+        corners = [  # (x, y) of both, as the file and as the patient have them
+            np.array([w, h - shear * place + 30]) for h, w in (low, high)]
+        box = canals._to_voxels(volume, place, np.array(corners), canals._PIXELS)
+        np.testing.assert_allclose(box, [*low, *high])
+        corners_mm = [
+            (affine @ [place, h - 0.5, w - 0.5, 1])[:2] for h, w in (low, high)]
+        box = canals._to_voxels(volume, place, np.array(corners_mm), canals._MM)
+        np.testing.assert_allclose(box, [*low, *high])
 
 
 def test_places_in_a_square_and_in_the_table_agree_with_the_pixels(tmp_path):
@@ -118,6 +182,8 @@ def test_places_in_a_square_and_in_the_table_agree_with_the_pixels(tmp_path):
     (['a,7,5,5,5,9'], 'series,slice,x0,y0,x1,y1', 'line 2: the box is empty'),
     (['a,7,5,5,500,9'], 'series,slice,x0,y0,x1,y1', 'outside of its slice'),
     (['b,7,1,1,5,5'], 'series,slice,x0,y0,x1,y1', "series 'b' is not in"),
+    (['a,7,1,1,5,5', 'a.nii.gz,7,1,1,5,5'], 'series,slice,x0,y0,x1,y1',
+     'line 3: slice 7 comes twice'),
     (['../a,7,1,1,5,5'], 'series,slice,x0,y0,x1,y1', "series '../a' is not in"),
 ])
 def test_a_table_that_does_not_fit_is_named(tmp_path, lines, columns, words):

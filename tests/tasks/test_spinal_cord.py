@@ -105,6 +105,39 @@ def test_file_slices_are_counted_as_the_file_counts_them():
     assert z_mm == sorted(z_mm, reverse=True) and z_mm[0] == 700 + 3 * 119
 
 
+def test_a_short_scan_is_looked_at_in_three_places():
+    volume, centres = scan_with_a_blob(depth=28, spacing=(1.0, 1.5, 1.5))
+    detections, cord = make().infer(knows, record_of(volume), batch_size=4)
+    assert len(detections.slices) >= 3
+    off = np.linalg.norm(cord.centre_mm / 1.5 - centres, axis=1)
+    assert off.max() < 1.5
+
+
+def test_pictures_show_the_box_that_the_path_runs_through():
+    """Something is surer than the canal in one slice, far from the others."""
+    volume, centres = scan_with_a_blob()
+
+    def misled(batch):
+        found = np.asarray(knows(batch, sure=0.8))
+        wrong = np.full_like(found, 0.05)
+        wrong[:, 0, :4] = (10, 10, 20, 20)
+        wrong[found[:, 0, 1] > 131, 0, 4] = 0.9  # in the uppermost slice looked at
+        return jnp.array(np.concatenate([found, wrong], axis=1))
+
+    task = make()
+    record = record_of(volume)
+    detections, cord = answer = task.infer(misled, record, batch_size=4)
+    surest = detections.boxes[:, 0].reshape(-1, 2, 2).mean(1) - 0.5
+    away = np.linalg.norm(surest - centres[detections.slices], axis=1)
+    assert away.max() > 30  # else nothing is shown here
+    assert np.linalg.norm(cord.centre_mm / 1.5 - centres, axis=1).max() < 2
+    files = task.findings(record, answer).files
+    for place in detections.slices[away > 30]:
+        picture = files[f'axial_{place:04d}.png'].astype(int)
+        green = np.argwhere(picture[..., 1] - picture[..., 0] > 60)
+        np.testing.assert_allclose(green.mean(axis=0), centres[place], atol=3)
+
+
 def test_a_scan_without_a_spine_is_unprocessable_with_a_reason():
     task = make(min_confidence=0.9)  # an untrained network's are all about 0.5
     volume, _ = scan_with_a_blob(hidden=range(120))
