@@ -25,7 +25,9 @@ def train_run(config, workdir, *, command, interrupt):
         measure.Outcome, of the test split, or of validation where there is none.
     """
     _check_numbers(config)
-    for section, field in (('data', 'records'), ('train', 'init_from')):
+    for section, field in (
+        ('data', 'records'), ('train', 'init_from'), ('task', 'detector'),
+    ):
         # A run must find its files from any folder it is resumed or measured in.
         if config[section].get(field):
             place = str(Path(config[section][field]).absolute())

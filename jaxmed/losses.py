@@ -94,3 +94,22 @@ def known_binary_cross_entropy(
         losses *= 1.0 + targets * (weights - 1.0)
     counts = jnp.maximum(known.sum(axis=-1), 1)
     return jnp.where(known, losses, 0.0).sum(axis=-1) / counts
+
+
+def series_and_patches(outputs, targets, *, patch_weight):
+    """Paper 001's loss: of the whole series, and of its patches as far as known.
+
+    L = L1(Y_agg, F_agg) + lambda L2(Y_seq, F_seq), both binary cross-entropies, L2 the
+    mean over the patches whose label is known.
+
+    Args:
+        outputs: {'series': logits [B], 'patches': logits [B, K]}.
+        targets: [B, 1 + K] in {0, 1, NaN}, of the series, then of its patches.
+        patch_weight: lambda.
+
+    Returns:
+        [B] float32, in nats.
+    """
+    series = known_binary_cross_entropy(outputs['series'][:, None], targets[:, :1])
+    return series + patch_weight * known_binary_cross_entropy(
+        outputs['patches'], targets[:, 1:])

@@ -35,8 +35,12 @@ def make_task(config, *, axis_name=None):
     name = config['task_name']
     if name not in TASKS:
         raise ConfigError('task_name', f'{name!r} is none of {sorted(TASKS)}')
+    options = config['task']
+    if 'detector' in options:  # another run that finds what this task looks at
+        named = options['detector']
+        options = options | {'detector': load(named) if named else None}
     try:
-        return TASKS[name](**config['task'], axis_name=axis_name)
+        return TASKS[name](**options, axis_name=axis_name)
     except TypeError as error:
         raise ConfigError(f'task {name}', error) from None
 

@@ -178,7 +178,7 @@ def make_affine(*, turn_deg, scale, shift):
 
     def change(key, x):
         draws = jax.random.uniform(key, (5,), minval=-1.0, maxval=1.0)
-        return _sample(x, *_draw_map(draws, x.shape[:2], turn_deg, scale, shift))
+        return sample(x, *_draw_map(draws, x.shape[:2], turn_deg, scale, shift))
 
     def augment(keys, batch):
         return batch | {'inputs': jax.vmap(change)(keys, batch['inputs'])}
@@ -206,13 +206,13 @@ def make_box_affine(*, turn_deg, scale, shift):
         there, box = target[0], target[1:].reshape(2, 2)[:, ::-1]  # (y, x) corners
         box = jnp.where(mirror, jnp.stack([box[:, 0], sides[1] - box[:, 1]], 1), box)
         back = jnp.linalg.inv(matrix)
-        # Pixel i reaches from i to i + 1 in a box and is at i for `_sample`.
+        # Pixel i reaches from i to i + 1 in a box and is at i for `sample`.
         centre = back @ (box.mean(axis=0) - 0.5 - offset) + 0.5
         half = jnp.sqrt(back**2 @ (jnp.abs(box[1] - box[0]) / 2) ** 2)
         inside = jnp.all((centre >= 0) & (centre < sides))
         box = jnp.stack([centre - half, centre + half])[:, ::-1].reshape(4)
         there = jnp.where(inside, there, there * 0.0)  # NaN stays
-        picture = _sample(_mirror(x, mirror, 1), matrix, offset)
+        picture = sample(_mirror(x, mirror, 1), matrix, offset)
         return picture, jnp.concatenate([there[None], box])
 
     def augment(keys, batch):
@@ -237,8 +237,14 @@ def _draw_map(draws, sides, turn_deg, scale, shift):
     return matrix, middle - matrix @ middle + shift * draws[3:] * jnp.array(sides)
 
 
-def _sample(x, matrix, offset):
-    """[H, W, C] at the places of _draw_map, bilinear; the edge goes on outside."""
+def sample(x, matrix, offset):
+    """An image at other places, bilinear; its edge goes on outside.
+
+    Args:
+        x: [H, W, C].
+        matrix, offset: [2, 2], [2]; pixel (row, column) of the result shows the place
+            matrix @ (row, column) + offset.
+    """
     height, width, _ = x.shape
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
     places = jnp.stack([

@@ -17,7 +17,7 @@ from jaxmed.data import records
 from jaxmed.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Task and its options.')
-_LAYOUT = flags.DEFINE_string('layout', None, 'How the source folder is laid out.')
+_LAYOUT = flags.DEFINE_string('layout', None, 'Of the source, if there are several.')
 _SOURCE = flags.DEFINE_string('source', None, 'Folder with the raw files.')
 _LABELS = flags.DEFINE_string('labels', None, 'Table or folder, where apart from it.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder for the records.')
@@ -25,21 +25,23 @@ _SPLITS = flags.DEFINE_string('splits', '0.8,0.1,0.1', 'Shares of train,valid,te
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the split.')
 _FOLD = flags.DEFINE_integer('fold', 0, 'With test share 0.2: 0 to 4 test all.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace the output folder.')
-flags.mark_flags_as_required(['config', 'layout', 'source', 'output'])
+flags.mark_flags_as_required(['config', 'source', 'output'])
 
 
 def main(argv):
     config = _CONFIG.value.to_dict()
     task = runs.make_task(config)
-    if _LAYOUT.value not in task.sources:
-        raise InputError('--layout', f'{_LAYOUT.value!r} is none of {[*task.sources]}')
-    read = task.sources[_LAYOUT.value]
+    layout = _LAYOUT.value or (next(iter(task.sources)) if len(task.sources) == 1
+                               else None)
+    if layout not in task.sources:
+        raise InputError('--layout', f'{layout!r} is none of {[*task.sources]}')
+    read = task.sources[layout]
     if 'labels' in inspect.signature(read).parameters:
         if _LABELS.value is None:
-            raise InputError('--labels', f'layout {_LAYOUT.value!r} needs them')
+            raise InputError('--labels', f'layout {layout!r} needs them')
         read = functools.partial(read, labels=Path(_LABELS.value))
     elif _LABELS.value is not None:
-        raise InputError('--labels', f'layout {_LAYOUT.value!r} has its own')
+        raise InputError('--labels', f'layout {layout!r} has its own')
     fractions = records.parse_fractions(_SPLITS.value)
     records.check_target(_OUTPUT.value, overwrite=_OVERWRITE.value)
     manifest = records.write_records(

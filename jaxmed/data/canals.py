@@ -4,7 +4,6 @@ Two layouts: boxes somebody drew, in a table; or masks of vertebrae, whose canal
 the holes in them.
 """
 
-import csv
 import logging
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from scipy import ndimage
 
 from jaxmed.ct import axial
 from jaxmed.ct.path import DETECTED, PathRules, trace_path
-from jaxmed.data import identity, volumes
-from jaxmed.errors import ImageError, InputError, RecordError
+from jaxmed.data import identity
+from jaxmed.data.cohorts import Cohort, read_rows
+from jaxmed.errors import ImageError, RecordError
 
 LOG = logging.getLogger('jaxmed')
 
@@ -49,9 +49,8 @@ def read_boxes(source, *, labels, size_px, pixel_mm, read):
         Record, see make_record.
 
     Returns:
-        dict, for the manifest: count of 'scans'; 'excluded', case id -> reason, of
-        scans of a kind that the paper leaves out; 'unprocessable', case id -> reason,
-        of those that can't be read. Both kinds have no records.
+        dict, for the manifest: `found` of cohorts.Cohort. What it excludes or can't
+        read has no records.
 
     Raises:
         RecordError: the table lacks a column or has no rows, a number is none, a box
@@ -59,25 +58,19 @@ def read_boxes(source, *, labels, size_px, pixel_mm, read):
             is not there.
         ImageError: no scans in `source`.
     """
-    source, series = Path(source), {}
-    scans = dict(volumes.find_scans(source))
-    names = {case_id: path for path, case_id in scans.items()} | {
-        path.relative_to(source).as_posix(): path for path in scans if path != source
-    }
-    for name, rows in _read_table(labels).items():
-        if name not in names:
-            raise RecordError(labels, f'series {name!r} is not in {source}')
-        series.setdefault(names[name], []).extend(rows)
-    found = _Found()
-    for path, rows in series.items():
-        volume, boxes = found.read(read, path, scans[path]), {}
+    cohort = Cohort(source, read=read)
+    names = read_rows(labels, columns=())[0][1]
+    unit = _MM if _MM[0] in names else _PIXELS
+    for case_id, rows in cohort.group(labels, columns=('slice', *unit)).items():
+        volume, boxes = cohort.read(case_id), {}
         if volume is None:
             continue
-        for line, number, corners, unit in rows:
+        for line, row in rows:
+            number, corners = _parse(labels, line, row, unit)
             place = _slice_of(volume, number)
             if place is None:
                 raise RecordError(
-                    labels, f'line {line}: slice {number} is not in {scans[path]}')
+                    labels, f'line {line}: slice {number} is not in {case_id}')
             if place in boxes:
                 raise RecordError(labels, f'line {line}: slice {number} comes twice')
             box = corners and _to_voxels(volume, place, np.array(corners), unit)
@@ -85,10 +78,8 @@ def read_boxes(source, *, labels, size_px, pixel_mm, read):
                 raise RecordError(
                     labels, f'line {line}: the box is empty or outside of its slice')
             boxes[place] = box
-        yield from _records(
-            volume, boxes, scans[path], size_px=size_px, pixel_mm=pixel_mm
-        )
-    return found.counts
+        yield from _records(volume, boxes, case_id, size_px=size_px, pixel_mm=pixel_mm)
+    return cohort.found
 
 
 def read_masks(source, *, labels, size_px, pixel_mm, step_mm, read, read_mask):
@@ -113,12 +104,12 @@ def read_masks(source, *, labels, size_px, pixel_mm, step_mm, read, read_mask):
     Raises:
         ImageError: no scans in `source`.
     """
-    found = _Found()
-    for path, case_id in volumes.find_scans(Path(source)):
-        volume = found.read(read, path, case_id)
+    cohort = Cohort(source, read=read)
+    for case_id in cohort.scans:
+        volume = cohort.read(case_id)
         if volume is None:
             continue
-        boxes = found.attempt(case_id, lambda: find_canals(
+        boxes = cohort.attempt(case_id, lambda: find_canals(
             read_mask(_find_mask(Path(labels), case_id), volume), volume.spacing_mm
         ))
         chosen, last = {}, -np.inf
@@ -130,31 +121,7 @@ def read_masks(source, *, labels, size_px, pixel_mm, step_mm, read, read_mask):
         yield from _records(
             volume, chosen, case_id, size_px=size_px, pixel_mm=pixel_mm
         )
-    return found.counts
-
-
-class _Found:
-    """What became of each scan, for the manifest."""
-
-    def __init__(self):
-        self.counts = {'scans': 0, 'excluded': {}, 'unprocessable': {}}
-
-    def attempt(self, case_id, function):
-        """What a function returns; None, with a note, where it raises InputError."""
-        try:
-            return function()
-        except InputError as error:
-            LOG.warning('%s', error)
-            self.counts['unprocessable'][case_id] = error.reason
-
-    def read(self, read, path, case_id):
-        """A scan; None if it can't be read or is of a kind that is left out."""
-        self.counts['scans'] += 1
-        volume = self.attempt(case_id, lambda: read(path))
-        if volume is None or not volume.facts['exclusion']:
-            return volume
-        LOG.warning('%s: left out, %s', case_id, volume.facts['exclusion'])
-        self.counts['excluded'][case_id] = volume.facts['exclusion']
+    return cohort.found
 
 
 def _find_mask(folder, case_id):
@@ -266,34 +233,17 @@ def _records(volume, boxes, series, *, size_px, pixel_mm):
         )
 
 
-def _read_table(path):
-    """{series: [(line, slice, four numbers or None, unit)]}."""
-    series = {}
+def _parse(table, line, row, unit):
+    """(slice, four numbers or None) of a row of the table."""
     try:
-        with open(path, newline='', encoding='utf-8-sig') as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or []
-            unit = _MM if _MM[0] in names else _PIXELS
-            for name in ('series', 'slice', *unit):
-                if name not in names:
-                    raise RecordError(path, f'no column {name!r}')
-            for row in reader:
-                line = reader.line_num
-                texts = [(row[name] or '').strip() for name in unit]
-                try:
-                    corners = tuple(map(float, texts)) if any(texts) else None
-                    number = int(row['slice'])
-                except (TypeError, ValueError):
-                    raise RecordError(path, f'line {line}: not a number') from None
-                if corners and not np.all(np.isfinite(corners)):
-                    raise RecordError(path, f'line {line}: not a number')
-                series.setdefault(row['series'].strip(), []).append(
-                    (line, number, corners, unit))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RecordError(path, getattr(error, 'strerror', None) or 'no CSV') from None
-    if not series:
-        raise RecordError(path, 'no rows')
-    return series
+        number = int(row['slice'])
+        texts = [row[name] for name in unit]
+        corners = tuple(map(float, texts)) if any(texts) else None
+    except ValueError:
+        raise RecordError(table, f'line {line}: not a number') from None
+    if corners and not np.all(np.isfinite(corners)):
+        raise RecordError(table, f'line {line}: not a number')
+    return number, corners
 
 
 def _axial(volume):

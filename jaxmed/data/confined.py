@@ -15,12 +15,15 @@ import json
 import mmap
 import os
 import resource
+import select
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -41,14 +44,17 @@ _ONE_THREAD = dict.fromkeys((
     'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS',
 ), '1')
 
+_REMOVALS = 100  # tries, while the function still writes
+
 _IDLE = []  # started processes that wait for work
+_scratch = None  # of the call in progress, in the process that answers it
 
 
 class Failed(Exception):
     """Why a call gave nothing: 'needed more than 512 MiB', 'took longer than 9 s'."""
 
 
-def run(function, *args, memory_bytes, seconds, **options):
+def run(function, *args, memory_bytes, seconds, scratch=None, **options):
     """Calls a function in a process of its own.
 
     May be called from several threads; each then has its own process.
@@ -59,6 +65,9 @@ def run(function, *args, memory_bytes, seconds, **options):
         memory_bytes: most memory beyond what the interpreter and the function's
             modules take; the arrays of the answer come on top.
         seconds: most time, of the clock.
+        scratch: folder for temporary files, which the caller removes: the function's
+            `tempfile.gettempdir()`. Should this process end first, killed or not,
+            the other one removes it. None for the usual one.
 
     Returns:
         What the function returned: dicts, lists (of tuples, too), numbers, str and
@@ -77,8 +86,9 @@ def run(function, *args, memory_bytes, seconds, **options):
     request = json.dumps({
         'module': module, 'name': name, 'args': args, 'options': options,
         'memory_bytes': int(memory_bytes), 'seconds': seconds, 'folder': os.getcwd(),
+        'scratch': scratch and os.path.abspath(scratch),
     }, default=_plain).encode()
-    worker = _IDLE.pop() if _IDLE else _Worker()
+    worker = _take()
     keep = False
     try:
         answer, arrays = worker.ask(request, seconds)
@@ -106,8 +116,23 @@ _KINDS = {kind.__name__: kind for kind in (
 )}
 
 
+def _take():
+    """A process that waits, or a new one."""
+    while True:
+        try:
+            worker = _IDLE.pop()
+        except IndexError:
+            return _Worker()
+        if worker.process.poll() is None:
+            return worker
+        worker.end()  # it died since its last call: no fault of the next one
+
+
 class _Worker:
-    """A process that waits for requests."""
+    """A process that waits for requests.
+
+    In a session of its own: Ctrl-C in a terminal is for this process alone.
+    """
 
     def __init__(self):
         self.channel, theirs = socket.socketpair()
@@ -120,6 +145,7 @@ class _Worker:
                 pass_fds=[number], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 env=os.environ | _ONE_THREAD | {
                     'PYTHONPATH': paths, 'MALLOC_ARENA_MAX': '2'},
+                start_new_session=True,
             )
         try:
             self.channel.settimeout(_START_SECONDS)
@@ -190,6 +216,7 @@ def serve(number):
         number: file descriptor of the socket.
     """
     channel = socket.socket(fileno=number)
+    threading.Thread(target=_end_with, args=(number,), daemon=True).start()
     channel.sendall(b'+')
     # What libraries print about files.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -219,9 +246,26 @@ def serve(number):
         arrays = array = data = None  # not kept until the next request
 
 
+def _end_with(number):
+    """Ends this process, busy or not, when the other side has gone.
+
+    Code that holds the interpreter's lock is left to the timer of `_answer`.
+    """
+    poll = select.poll()
+    poll.register(number, 0)  # hang-ups are always reported
+    poll.poll()
+    for _ in range(_REMOVALS):
+        if not _scratch or not os.path.exists(_scratch):
+            break
+        shutil.rmtree(_scratch, ignore_errors=True)
+    os._exit(0)
+
+
 def _answer(request, arrays):
     """Calls what a request asks for; `arrays` is filled."""
+    global _scratch
     os.chdir(request['folder'])
+    _scratch = tempfile.tempdir = request['scratch']
     seconds, memory_bytes = request['seconds'], request['memory_bytes']
     function = _find(request['module'], request['name'])
     before = _held_bytes()
@@ -244,6 +288,7 @@ def _answer(request, arrays):
     finally:
         resource.setrlimit(_MEMORY, (soft, hard))
         signal.setitimer(signal.ITIMER_REAL, 0)
+        _scratch = tempfile.tempdir = None
     if 'result' in answer:
         answer['result'] = _pack(answer['result'], arrays)
     # What a library has leaked must not count against the next file.

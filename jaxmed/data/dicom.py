@@ -28,6 +28,7 @@ SUFFIXES = ('.dcm', '.dicom')
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 _MARK_AT, _MARK = 128, b'DICM'
+_START, _BARE_ELEMENTS = 512, 3  # bytes that tell what a file is
 
 _SYNTAX = (0x0002, 0x0010)
 _MODALITY, _PATIENT, _VIEW = (0x0008, 0x0060), (0x0010, 0x0020), (0x0018, 0x5101)
@@ -53,7 +54,7 @@ _DEEPEST = 16  # sequences within each other
 _LONGEST = 4096  # bytes kept of an element
 
 _IMPLICIT, _EXPLICIT = '1.2.840.10008.1.2', '1.2.840.10008.1.2.1'
-_BIG_ENDIAN = '1.2.840.10008.1.2.2'
+_BIG_ENDIAN, _DEFLATED = '1.2.840.10008.1.2.2', '1.2.840.10008.1.2.1.99'
 # JPEG, JPEG-LS, JPEG 2000 and run lengths: what GDCM decodes.
 _COMPRESSED = ('1.2.840.10008.1.2.4.', '1.2.840.10008.1.2.5')
 
@@ -70,14 +71,36 @@ class Picture(NamedTuple):
 
 
 def is_dicom(path):
-    """Whether a file carries the mark of the format; False if it can't be read."""
+    """Whether a file carries the mark of the format; False if it can't be read.
+
+    Or whether it starts as files did that old archives wrote, which have no mark:
+    with elements of group 8, implicit little endian.
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
         with open(path, 'rb') as file:
-            return file.read(_MARK_AT + 4)[_MARK_AT:] == _MARK
+            start = file.read(_START)
     except OSError:
         return False
+    return _is_marked(start) or _is_bare(start)
+
+
+def _is_marked(data):
+    return data[_MARK_AT:_MARK_AT + 4] == _MARK
+
+
+def _is_bare(data):
+    """Three elements of group 8 in their order; no other format begins like that."""
+    place, before = 0, -1
+    for _ in range(_BARE_ELEMENTS):
+        if place + 8 > min(len(data), _START):
+            return False
+        group, number, length = struct.unpack_from('<HHI', data, place)
+        if group != 8 or number <= before or length % 2:
+            return False
+        place, before = place + 8 + length, number
+    return True
 
 
 def read_dicom(path, *, max_pixels):
@@ -111,6 +134,8 @@ def read_dicom(path, *, max_pixels):
             fragments = place and _fragments(data, place, header)
     except OSError as error:
         raise ImageError(path, error.strerror) from None
+    except Unread as error:
+        raise ImageError(path, error) from None
     except (Damaged, struct.error, IndexError):
         raise ImageError(path, 'damaged or truncated DICOM') from None
     width, height = header.integer(_COLUMNS, 0), header.integer(_ROWS, 0)
@@ -142,7 +167,12 @@ def read_dicom(path, *, max_pixels):
 
 
 class Damaged(Exception):
-    """A structure that isn't DICOM's."""
+    """A structure that isn't DICOM's.
+
+    `header` of those that parse_header raises: what was read before the damage.
+    """
+
+    header = None
 
 
 class Unread(Exception):
@@ -199,21 +229,39 @@ def parse_header(data, wanted):
         (Header, place of the element that holds the pixels, or None).
 
     Raises:
-        Damaged, struct.error, IndexError: a damaged or truncated file.
+        Damaged: a damaged or truncated file.
+        Unread: a deflated one.
     """
-    header, place = Header(), _MARK_AT + 4
+    header = Header()
+    try:
+        return header, _read_elements(data, header, wanted)
+    except (Damaged, struct.error, IndexError) as error:
+        damage = Damaged(error if isinstance(error, Damaged) else 'it ends too early')
+        damage.header = header
+        raise damage from None
+
+
+def _read_elements(data, header, wanted):
+    """Fills a header; the place of the pixels, or None."""
+    place = 0
+    if _is_marked(data):
+        place = _MARK_AT + 4
+    else:
+        header.elements[_SYNTAX] = (b'UI', _IMPLICIT.encode())
     while place + 8 <= len(data) and data[place:place + 2] == b'\x02\0':
         tag, kind, start, length = _element(data, place, '<', True)
         if tag == _SYNTAX:
             header.elements[tag] = (kind, bytes(data[start:start + length]))
         place = start + length
     syntax = header.text(_SYNTAX)
+    if syntax == _DEFLATED:
+        raise Unread(f'transfer syntax {syntax!r} is not read')
     explicit = header.explicit = syntax != _IMPLICIT
     order = header.order = '>' if syntax == _BIG_ENDIAN else '<'
     tag_of = struct.Struct(order + 'HH').unpack_from
     while place + 8 <= len(data):
         if tag_of(data, place) == _PIXELS:
-            return header, place
+            return place
         tag, kind, start, length = _element(data, place, order, explicit)
         if length == _UNDEFINED:
             inside = explicit and kind != b'UN'
@@ -228,7 +276,7 @@ def parse_header(data, wanted):
         place = start + length
     if place < len(data):
         raise Damaged('it ends within an element')
-    return header, None
+    return None
 
 
 def stored_values(data, header, place):

@@ -21,6 +21,13 @@ from jaxmed.errors import ImageError
 
 LOWEST_HU, HIGHEST_HU = -1024, 32767
 
+# Values that a scanner may write: metal at one end, what lies outside of the scanned
+# circle at the other. Some write other things outside, which is 22% of a square.
+LOWEST_VALUE, HIGHEST_VALUE = -5000, 40000
+LEAST_WITHIN = 0.5  # part of the values that must lie between them
+_LEAST_RANGE = 100  # HU from the lowest to the highest value: fat and bone differ by it
+_GREY_LEVELS = 255
+
 _DIRECTORY = (0x0004, 0x1200)  # only a DICOMDIR has it
 _CLASS, _IMAGE_TYPE = (0x0008, 0x0016), (0x0008, 0x0008)
 _ACQUISITION, _PHASE = (0x0020, 0x0012), (0x0020, 0x0100)
@@ -40,7 +47,7 @@ _WANTED = frozenset((
     _SERIES, _POSITION, _ORIENTATION, _SPACING, _CENTRE, _INTERCEPT, _SLOPE, _UNIT,
 ))
 
-_CAPTURE = '1.2.840.10008.5.1.4.1.1.7'
+_SINGLE, _CAPTURE = '1.2.840.10008.5.1.4.1.1.2', '1.2.840.10008.5.1.4.1.1.7'
 _ENHANCED = ('1.2.840.10008.5.1.4.1.1.2.1', '1.2.840.10008.5.1.4.1.1.2.2')
 
 # Values of Image Type.
@@ -56,6 +63,8 @@ _STEEPEST = 0.8  # mm of sideways shift per mm: gantries tilt by 30 degrees (0.5
 _AXIAL = 0.8  # cosine between a slice's normal and the patient's axis
 # Interpolated over: one missing slice, or what is within a standard slice's distance.
 _GAP_SLICES, _GAP_MM = 2.1, 5.5
+
+_PATIENT_WITHIN = 1 << 16  # bytes from the start of a file
 
 _THREADS = min(os.cpu_count() or 1, 4)
 
@@ -92,14 +101,16 @@ class Stack(NamedTuple):
 class _Slice(NamedTuple):
     path: Path
     name: str  # in messages
-    header: dicom.Header
+    header: dicom.Header  # of a damaged file what could be read
     place: int | None  # of the pixels
+    damage: str  # '' or why it can't be read
 
 
 class _Series(NamedTuple):
     """A series that could be read."""
 
     slices: list  # of _Slice, from feet to head
+    damaged: list  # of _Slice: files of the series that can't be read
     positions_mm: np.ndarray  # [N] along the normal
     axes: np.ndarray  # [3, 3]: normal towards the head, down a column, along a row
     spacing_mm: np.ndarray  # [2]: between rows, between columns
@@ -129,6 +140,28 @@ def find_files(folder):
     return sorted(path for path in found if dicom.is_dicom(path))
 
 
+def read_patient(path):
+    """Hash of the patient's id in a CT file, or ''.
+
+    May be called outside of a confined process: it reads little and never fails.
+    """
+    try:
+        with open(path, 'rb') as file:
+            start = memoryview(file.read(_PATIENT_WITHIN))
+        header, _ = dicom.parse_header(start, _WANTED)
+    except dicom.Damaged as error:  # most files are longer
+        header = error.header
+    except (OSError, dicom.Unread):
+        return ''
+    return _patient(header)
+
+
+def _patient(header):
+    if header.text(_MODALITY).upper() != 'CT':
+        return ''
+    return dicom.hide(header.text(_PATIENT))
+
+
 def read_series(files, where, *, min_slices, max_voxels):
     """Reads the most useful CT series among DICOM files.
 
@@ -139,9 +172,16 @@ def read_series(files, where, *, min_slices, max_voxels):
     before an unknown and that before a lung kernel, original before derived, then
     the most slices.
 
-    Within the series: of files with one position and the same pixels one is kept; of
-    several acquisitions (or temporal positions) at the same positions the one with
-    most slices, then the lowest number; other slices at one position are an error.
+    Files that can't be parsed are left out like those of other modalities, unless
+    what could be parsed says that they are slices of a series: then it can't be read.
+    A series that can't be read (a hole, a damaged slice, values that aren't HU) is
+    left out as well, with the reason, and the next best is read.
+
+    Reconstructions with different kernels that share a series UID are series of their
+    own. Within a series, of files with one position and the same pixels one is kept.
+    Where several acquisitions (or temporal positions) have slices at one position,
+    the one with most slices is kept, then the lowest number; of the others what lies
+    beyond it remains. Other slices at one position are an error.
     Gaps up to twice the usual spacing or 5.5 mm, and uneven spacing, are interpolated
     linearly. A tilted gantry's slices are moved back in their planes by linear
     interpolation, onto a grid that holds all of them.
@@ -159,8 +199,9 @@ def read_series(files, where, *, min_slices, max_voxels):
         Stack.
 
     Raises:
-        ImageError: nothing to read, with a reason for each series; a damaged file;
-            a gap ('no slices between z = .. and .. mm').
+        ImageError: nothing to read, with a reason for each series; CT files of
+            several patients; of series that all can't be read the best one's reason:
+            a damaged file, a gap ('no slices between z = .. and .. mm').
     """
     slices = [_read_header(path, name) for path, name in files]
     slices = [one for one in slices if _DIRECTORY not in one.header.elements]
@@ -169,40 +210,84 @@ def read_series(files, where, *, min_slices, max_voxels):
         groups.setdefault(one.header.text(_SERIES), []).append(one)
     with_pet = {one.header.text(_STUDY) for one in slices
                 if one.header.text(_MODALITY).upper() == 'PT'}
-    chosen, left_out = [], []
+    chosen, left_out, failures = [], [], []
     for _, group in sorted(groups.items()):
-        try:
-            series = _judge(group, left_out, with_pet, min_slices)
-        except _Unfit as error:
-            left_out.append((len(group), str(error)))
-            continue
-        chosen.append(series)
-    if not chosen:
-        found = sorted(left_out, reverse=True)[:4]
-        reasons = '; '.join(f'{n} x {why}' for n, why in found) or 'no images'
-        raise ImageError(where, f'no CT series to read: {reasons}')
+        for part in _split(group, left_out):
+            try:
+                chosen.append(_judge(part, with_pet, min_slices))
+            except _Unfit as error:
+                left_out.append((len(part), str(error)))
+            except ImageError as error:  # of pixels that had to be compared
+                failures.append(_forget_frames(error))
+                left_out.append((len(part), error.reason))
+    patients = {_patient(one.header) for one in slices if not one.damage} - {''}
+    if len(patients) > 1:
+        raise ImageError(
+            where, f'CT of several patients ({len(patients)}): name the folder of one')
     chosen.sort(key=_preference)
-    series = chosen[0]
-    for other in chosen[1:]:
-        words = ' derived' if other.derived else ''
-        left_out.append((
-            len(other.slices), f'another{words} series, {other.kind} kernel'
-            + (f', {other.exclusion}' if other.exclusion else '')))
-    return _build(series, left_out, where, max_voxels)
+    for place, series in enumerate(chosen):
+        try:
+            stack = _build(series, where, max_voxels)
+        except ImageError as error:
+            failures.insert(place, _forget_frames(error))
+            left_out.append((len(series.slices), error.reason))
+            continue
+        for other in chosen[place + 1:]:
+            words = ' derived' if other.derived else ''
+            left_out.append((
+                len(other.slices), f'another{words} series, {other.kind} kernel'
+                + (f', {other.exclusion}' if other.exclusion else '')))
+        left_out = [{'files': count, 'reason': why} for count, why in left_out]
+        return stack._replace(facts=stack.facts | {'left_out': left_out})
+    if failures:
+        raise failures[0]
+    found = sorted(left_out, reverse=True)[:4]
+    reasons = '; '.join(f'{n} x {why}' for n, why in found) or 'no images'
+    raise ImageError(where, f'no CT series to read: {reasons}')
+
+
+def check_range(where, low, high):
+    """A trunk has fat below 0 HU and bone above; pictures and MR have no sign.
+
+    Args:
+        where: what the scan is called in messages.
+        low, high: its lowest and highest value.
+
+    Raises:
+        ImageError: values that are no CT's.
+    """
+    if low >= 0 and high <= _GREY_LEVELS:
+        raise ImageError(where, f'values from {low:g} to {high:g} are grey, not HU')
+    if low >= 0 or high <= 0 or high - low < _LEAST_RANGE:
+        raise ImageError(where, f'values from {low:g} to {high:g} are not HU')
+
+
+def check_within(where, within, count):
+    """Whether enough of the values are a scanner's; see LEAST_WITHIN."""
+    if within < LEAST_WITHIN * count:
+        raise ImageError(
+            where, f'values beyond {LOWEST_VALUE} to {HIGHEST_VALUE} are not HU')
+
+
+def _forget_frames(error):
+    """The same error, which keeps no volume that was being read alive."""
+    return ImageError(error.where, error.reason)
 
 
 def _read_header(path, name):
+    damage, place = '', None
     try:
         header, place = dicom.parse_header(_map(path), _WANTED)
     except OSError as error:
         raise ImageError(name, error.strerror) from None
-    except (dicom.Damaged, struct.error, IndexError) as error:
-        reason = f': {error}' if isinstance(error, dicom.Damaged) else ''
-        raise ImageError(name, f'damaged or truncated DICOM{reason}') from None
-    modality = header.text(_MODALITY)
-    if place is None and modality in ('', 'CT') and _DIRECTORY not in header.elements:
-        raise ImageError(name, 'truncated DICOM: no pixels')
-    return _Slice(path, name, header, place)
+    except dicom.Unread as error:
+        header, damage = dicom.Header(), str(error)
+    except dicom.Damaged as error:
+        header, damage = error.header, f'damaged or truncated DICOM: {error}'
+    # Raw data, too, have the modality CT, and no pixels.
+    if not damage and place is None and header.text(_CLASS) in ('', _SINGLE):
+        damage = 'truncated DICOM: no pixels'
+    return _Slice(path, name, header, place, damage)
 
 
 def _map(path):
@@ -223,8 +308,12 @@ def _preference(series):
 # --- which series -----------------------------------------------------------------
 
 
-def _judge(group, left_out, with_pet, min_slices):
-    """Files of one series UID -> _Series; what is no slice goes to `left_out`."""
+def _split(group, left_out):
+    """Files of one series UID -> lists of one kernel's slices, damaged ones included.
+
+    A series may as well have been put together of parts with kernels of their own,
+    head and trunk; those reach hardly over each other, and are left together.
+    """
     slices, counts = [], {}
     for one in group:
         reason = _no_slice(one)
@@ -232,9 +321,27 @@ def _judge(group, left_out, with_pet, min_slices):
             counts[reason] = counts.get(reason, 0) + 1
         else:
             slices.append(one)
+    left_out += [(count, reason) for reason, count in sorted(counts.items())]
+    parts = {}
+    for one in slices:
+        parts.setdefault(one.header.text(_KERNEL).upper(), []).append(one)
+    reaches = []
+    for part in parts.values():
+        z_mm = [one.header.numbers(_POSITION)[2] for one in part if not one.damage]
+        reaches += [(min(z_mm), max(z_mm))] if z_mm else []
+    for i, (low, high) in enumerate(reaches):
+        for lower, higher in reaches[:i]:
+            both = min(high, higher) - max(low, lower)
+            if both > min(high - low, higher - lower) / 2:
+                return list(parts.values())
+    return [slices] if slices else []
+
+
+def _judge(part, with_pet, min_slices):
+    """Slices of one series -> _Series."""
+    slices = [one for one in part if not one.damage]
     if not slices:
-        reason, count = max(counts.items(), key=lambda item: item[1])
-        raise _Unfit(reason)
+        raise _Unfit(part[0].damage)
     axes, spacing = _geometry(slices)
     if axes[0, 2] < _AXIAL:
         raise _Unfit('not axial')
@@ -246,22 +353,23 @@ def _judge(group, left_out, with_pet, min_slices):
     if len(slices) < max(min_slices, 2):
         least = max(min_slices, 2)
         raise _Unfit(f'series of {len(slices)} slices, at least {least} are needed')
-    left_out += [(count, reason) for reason, count in sorted(counts.items())]
     first = slices[len(slices) // 2].header
     kind, by_window = _kernel_kind(first)
     return _Series(
-        slices, positions, axes, spacing, kind=kind,
-        derived=first.text(_IMAGE_TYPE).upper().startswith('DERIVED'),
+        slices, [one for one in part if one.damage], positions, axes, spacing,
+        kind=kind, derived=first.text(_IMAGE_TYPE).upper().startswith('DERIVED'),
         exclusion=_exclusion(first, kind, by_window, with_pet), counts=dropped,
     )
 
 
 def _no_slice(one):
-    """Why a file is no slice of a scan, or ''."""
+    """Why a file is no slice of a scan, or ''; damaged ones may be slices."""
     header = one.header
     modality = header.text(_MODALITY).upper()
     words = {word.strip() for word in header.text(_IMAGE_TYPE).upper().split('\\')}
     kind = header.text(_CLASS)
+    if one.damage and not (modality and header.text(_SERIES)):
+        return one.damage
     if modality != 'CT':
         # Two letters of a standard's list; anything else isn't repeated.
         return f'modality {modality if re.fullmatch("[A-Z]{2,10}", modality) else "?"}'
@@ -273,6 +381,8 @@ def _no_slice(one):
         return 'secondary capture'
     if words & _PROJECTIONS:
         return 'projection'
+    if one.damage:
+        return ''
     if one.place is None or not header.integer(_ROWS, 0) * header.integer(_COLUMNS, 0):
         return 'file without a picture'
     if header.text(_UNIT).upper() not in ('', 'HU', 'US'):
@@ -326,7 +436,7 @@ def _one_per_position(slices, positions):
 
     def digest(one):
         if one.name not in digests:
-            values = _values_hu(one)
+            values, _, _ = _values_hu(one)
             digests[one.name] = hashlib.sha256(np.ascontiguousarray(values)).digest()
         return digests[one.name]
 
@@ -343,33 +453,40 @@ def _one_per_position(slices, positions):
         kept.append(distinct)
     if all(len(distinct) == 1 for distinct in kept):
         return [distinct[0] for distinct in kept], dropped
-    for tag in (_ACQUISITION, _PHASE):
-        parts = {}
-        for one in sum(kept, []):
-            parts.setdefault(one.header.integer(tag, 0), []).append(one)
-        if len(parts) == 1:
-            continue
-        number = min(parts, key=lambda number: (-len(parts[number]), number))
-        names = {one.name for one in parts[number]}
-        distinct = [[one for one in group if one.name in names] for group in kept]
-        if max(map(len, distinct)) == 1:
-            part = [one[0] for one in distinct if one]
-            dropped['other_acquisitions'] = sum(map(len, kept)) - len(part)
-            return part, dropped
     if len(kept) == 1:
         raise _Unfit('all slices at one position')
-    z = next(group[0] for group in kept if len(group) > 1).header.numbers(_POSITION)[2]
-    raise _Unfit(f'two different slices at z = {z:g} mm')
+    parts = {}  # slices and the numbers of their positions
+    for i, distinct in enumerate(kept):
+        for one in distinct:
+            number = one.header.integer(_ACQUISITION, 0), one.header.integer(_PHASE, 0)
+            parts.setdefault(number, []).append((i, one))
+    taken, reaches = {}, []
+    for _, part in sorted(parts.items(), key=lambda item: (-len(item[1]), item[0])):
+        # Between the slices of an acquisition it shares a position with, others of
+        # this one would be of another time.
+        places = {i for i, _ in part}
+        closed = [(min(reach), max(reach)) for reach in reaches if reach & places]
+        free = [(i, one) for i, one in part
+                if not any(low <= i <= high for low, high in closed)]
+        for i, one in free:
+            if i in taken:
+                z = one.header.numbers(_POSITION)[2]
+                raise _Unfit(f'two different slices at z = {z:g} mm')
+            taken[i] = one
+        reaches.append({i for i, _ in free})
+    dropped['other_acquisitions'] = sum(map(len, kept)) - len(taken)
+    return [taken[i] for i in sorted(taken)], dropped
 
 
 def _kernel_kind(header):
     """('soft', 'bone', 'lung' or 'unknown', whether the window alone says so).
 
     By the makers' names: Siemens B31f, Br38f, Bl57d (below 50 soft), GE STANDARD,
-    Philips B, Canon FC08. Sharp ones that serve lungs and bones alike are what the
-    window shows.
+    Philips B, Canon FC08, UIH B_SOFT_B. Sharp ones that serve lungs and bones alike
+    are what the window shows.
     """
     kernel = header.text(_KERNEL).upper().split('\\')[0].strip()
+    kernel = re.sub(r'^[A-Z][ _-](?=[A-Z]{4})', '', kernel)
     kernel = re.sub(r'[ _-]', '', kernel)
     centre = header.number(_CENTRE)
     lung_window = centre is not None and centre <= _LUNG_CENTRE
@@ -391,7 +508,7 @@ def _kernel_kind(header):
         re.fullmatch('(I?[ABC]|S[ABC])', kernel)
     ):
         return 'soft', False
-    if re.match('SHARP|ULTRA', kernel) or re.fullmatch('[DE]|Y[A-D]', kernel):
+    if re.match('V?SHARP|ULTRA', kernel) or re.fullmatch('[DE]|Y[A-D]', kernel):
         return sharp, False
     words = header.text(_DESCRIPTION).upper()
     if lung_window or re.search(_WORD % 'LUNGS?|LUNGE', words):
@@ -429,7 +546,8 @@ def _exclusion(header, kind, by_window, with_pet):
 
 
 def _values_hu(one):
-    """A file's slice, int16 [H, W] HU."""
+    """(a file's slice, int16 [H, W] HU, values within a scanner's range, of how many).
+    """
     try:
         stored = dicom.stored_values(_map(one.path), one.header, one.place)
         return _to_hu(one, stored)
@@ -454,19 +572,28 @@ def _to_hu(one, stored):
         values = stored + np.int64(np.clip(intercept, -1e6, 1e6)).astype(np.int32)
     else:
         values = np.rint(stored * np.float64(slope) + intercept)
+    padding, padded = header.number(_PADDING), False
+    within = count = values.size
+    if values.min() < LOWEST_VALUE or values.max() > HIGHEST_VALUE:
+        beyond = (values < LOWEST_VALUE) | (values > HIGHEST_VALUE)
+        if padding is not None:
+            padded = beyond & (stored == int(padding))
+        count -= int(np.sum(padded))
+        within -= int(np.sum(beyond))
     # In place, which on 512 x 512 takes half the time.
     values = np.clip(values, LOWEST_HU, HIGHEST_HU, out=values).astype(np.int16)
-    padding = header.number(_PADDING)
     if padding is not None:
         level = slope * padding + intercept
         # Some write a padding value that tissue has: then it isn't used.
         if level > 3071:
             values[stored == int(padding)] = LOWEST_HU
-    return values
+    return values, within, count
 
 
-def _build(series, left_out, where, max_voxels):
+def _build(series, where, max_voxels):
     """Reads the pixels of a series onto a regular grid."""
+    for one in series.damaged:
+        raise ImageError(one.name, one.damage)
     slices, positions, axes = series.slices, series.positions_mm, series.axes
     first = slices[0].header
     rows, columns = first.integer(_ROWS, 0), first.integer(_COLUMNS, 0)
@@ -491,8 +618,11 @@ def _build(series, left_out, where, max_voxels):
         raise ImageError(
             where, f'{width} x {height} x {count} voxels, limit {max_voxels}')
 
+    sound = []  # (values within a scanner's range, of how many), for each slice
+
     def decode(index):
-        values_hu = _values_hu(slices[index])
+        values_hu, *counted = _values_hu(slices[index])
+        sound.append(counted)
         if not shear.any():
             return values_hu
         shift = slope * along[index] / series.spacing_mm - lowest
@@ -518,6 +648,8 @@ def _build(series, left_out, where, max_voxels):
         finally:
             for waiting in decoded.values():
                 waiting.cancel()
+    check_within(where, *np.sum(sound, axis=0))
+    check_range(where, float(volume.min()), float(volume.max()))
 
     affine = np.eye(4)
     affine[:3, :3] = (axes * [[step], *series.spacing_mm[:, None]]).T
@@ -531,7 +663,8 @@ def _build(series, left_out, where, max_voxels):
     facts = {
         'format': 'DICOM',
         # A kernel is letters and a number; nothing else is repeated.
-        'kernel': kernel if re.fullmatch(r'[A-Za-z]{1,9}[+\d]{0,3}[a-z]?', kernel)
+        'kernel': kernel if re.fullmatch(
+            r'[A-Za-z]{1,9}[+\d]{0,3}[a-z]?|[A-Z]_[A-Z]{4,8}_[A-Z]{1,2}', kernel)
         and series.kind != 'unknown' else '',
         'kernel_kind': series.kind,
         'maker': next((name for name in _MAKERS if maker.startswith(name)), ''),
@@ -542,8 +675,8 @@ def _build(series, left_out, where, max_voxels):
         'other_acquisitions': series.counts.get('other_acquisitions', 0),
         'interpolated_slices': interpolated,
         'tilt_degrees': round(float(np.degrees(np.arctan(np.hypot(*slope)))), 2),
-        'left_out': [{'files': n, 'reason': why} for n, why in left_out],
         'exclusion': series.exclusion,
+        'orientation_assumed': False,
     }
     return Stack(
         volume, affine, to_source, (count, rows, columns),

@@ -20,17 +20,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from jaxmed.data import confined, dicom, dicom_series, identity
-from jaxmed.data.dicom_series import HIGHEST_HU, LOWEST_HU
+from jaxmed.data.dicom_series import HIGHEST_HU, HIGHEST_VALUE, LOWEST_HU, LOWEST_VALUE
 from jaxmed.errors import ImageError
 
 SUFFIXES = ('.nii.gz', '.nii', '.mha', '.mhd', '.nrrd', '.nhdr', '.zip')
-
-# Values that a scanner may write: metal at one end, what lies outside of the scanned
-# circle at the other. Some write other things outside, so a part may be beyond.
-_LOWEST_VALUE, _HIGHEST_VALUE = -5000, 40000
-_WITHIN = 0.01  # least part of the values that must lie between them
-_LEAST_RANGE = 100  # HU from the lowest to the highest value: fat and bone differ by it
-_GREY_LEVELS = 255
 
 _SKEW = 1e-3  # cosine between axes that are perpendicular
 _SAME_GRID = 0.5  # voxels
@@ -92,6 +85,10 @@ def read_volume(path, *, min_slices, max_voxels, memory_bytes, seconds):
     HU are rounded and limited to [-1024, 32767]. `facts['exclusion']` says why the
     paper (001) would leave such a scan out: 'cardiac CT', 'PET-CT', 'lung kernel
     only', 'lung window only'; '' if nothing is known against it.
+    `facts['orientation_assumed']` is true of a file that states none (a NIfTI with
+    neither sform nor qform): its axes are then taken for the format's own, and the
+    patient may be mirrored. `facts['left_out']` counts the DICOM files that weren't
+    used, with reasons.
 
     Args:
         path: folder or file.
@@ -104,9 +101,9 @@ def read_volume(path, *, min_slices, max_voxels, memory_bytes, seconds):
         Volume.
 
     Raises:
-        ImageError: nothing there, no CT, too few slices, localisers only, no regular
-            grid, damaged, values that aren't HU, over a limit, a zip with paths that
-            lead out of it.
+        ImageError: nothing there, no CT, too few slices, localisers only, several
+            patients, no regular grid, damaged, values that aren't HU, over a limit, a
+            zip with paths that lead out of it.
     """
     limits = dict(min_slices=min_slices, max_voxels=max_voxels)
     try:
@@ -150,7 +147,11 @@ def read_mask(path, volume):
 def find_scans(path):
     """Lists scans: one file, one folder of DICOM files, or all below a folder.
 
-    A folder that directly holds DICOM files is one scan, folders in it included.
+    A folder that directly holds DICOM files is one scan, the series in folders in it
+    included, as long as their CT files are the same patient's (or nobody's): of each
+    folder one file is looked at. Where there are several patients the folders are
+    scans of their own, and so is the one that holds them: its own files aren't left
+    out in silence, but `read_volume` refuses it.
     Other folders are searched for such folders and for files with a scan's suffix.
     Masks, by name ('case_mask.nii.gz', 'segmentations/'), and hidden files are left
     out. A file named by itself is taken as it is.
@@ -200,9 +201,11 @@ def _find_below(folder):
             entry for entry in folder.iterdir() if not entry.name.startswith('.'))
     except OSError as error:
         raise ImageError(folder, error.strerror) from None
-    if any(_is_slice(entry) for entry in entries):
-        return [folder]
     found = []
+    if any(_is_slice(entry) for entry in entries):
+        if len(_patients_below(folder)) < 2:
+            return [folder]
+        found.append(folder)
     for entry in entries:
         if entry.is_dir():
             # Links to folders aren't followed: they may lead round in a circle.
@@ -215,6 +218,17 @@ def _find_below(folder):
     return found
 
 
+def _patients_below(folder):
+    """Hashes of the ids in one CT file of each folder."""
+    patients = set()
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith('.')]
+        files = (Path(parent, name) for name in sorted(names) if name[0] != '.')
+        file = next(filter(_is_slice, files), None)
+        patients.add(file and dicom_series.read_patient(file))
+    return patients - {'', None}
+
+
 def _is_slice(path):
     return path.name.upper() != 'DICOMDIR' and dicom.is_dicom(path)
 
@@ -222,14 +236,14 @@ def _is_slice(path):
 # --- in the confined process ------------------------------------------------------
 
 
-def _read(path, *, scratch, min_slices, max_voxels):
-    """What read_volume returns, as a tuple; `scratch` is an empty folder."""
+def _read(path, *, min_slices, max_voxels):
+    """What read_volume returns, as a tuple."""
     kind = _kind(path)
     patient, facts = '', {'format': kind, 'exclusion': ''}
     limits = dict(min_slices=min_slices, max_voxels=max_voxels)
     if kind in ('folder', 'zip'):
         if kind == 'zip':
-            files = _unzip(path, scratch, max_voxels)
+            files = _unzip(path, tempfile.mkdtemp(), max_voxels)
         else:
             files = [(str(file), str(file)) for file in dicom_series.find_files(path)]
         if not files:
@@ -237,9 +251,9 @@ def _read(path, *, scratch, min_slices, max_voxels):
         stack = dicom_series.read_series(files, path, **limits)
         values, affine, to_file = stack.volume_hu, stack.affine, stack.to_source
         shape, patient, facts = stack.source_shape, stack.patient, stack.facts
-        _check_values(path, values)
     else:
-        values, affine = _read_file(path, kind, max_voxels, _to_hu)
+        values, affine, stated = _read_file(path, kind, max_voxels, _to_hu)
+        facts['orientation_assumed'] = not stated
         shape, to_file = values.shape, np.eye(4)
     if min(values.shape) == 1:
         raise ImageError(path, 'a single slice')
@@ -256,7 +270,7 @@ def _read_mask(path, *, shape, affine):
     if kind in ('folder', 'zip'):
         raise ImageError(path, 'a mask is one NIfTI, MHA, MHD or NRRD file')
     size = int(np.prod(shape))
-    labels, own = _read_file(path, kind, size, _to_labels)
+    labels, own, _ = _read_file(path, kind, size, _to_labels)
     # The volume's voxels in the mask: a permutation with flips, within half a voxel.
     away = np.linalg.inv(own) @ np.array(affine)
     turn = np.rint(away[:3, :3])
@@ -338,13 +352,13 @@ def _turn(values, affine):
 
 
 def _read_file(path, kind, max_voxels, convert):
-    """(converted values [k, j, i], affine [4, 4] to LPS mm) of a file."""
+    """(converted values [k, j, i], affine [4, 4] to LPS mm, is it stated) of a file."""
     if kind == 'NIfTI':
         return _read_nifti(path, max_voxels, convert)
     reader = sitk.ImageFileReader()
     reader.SetImageIO({'NRRD': 'NrrdImageIO', 'MetaImage': 'MetaImageIO'}[kind])
     reader.SetFileName(path)
-    _check_header(path, kind)
+    stated = _check_header(path, kind)
     try:
         reader.ReadImageInformation()
     except RuntimeError:
@@ -369,11 +383,15 @@ def _read_file(path, kind, max_voxels, convert):
         raise ImageError(path, f'damaged or truncated {kind}') from None
     values = sitk.GetArrayViewFromImage(image)
     blocks = ((values[k], k) for k in range(len(values)))
-    return convert(path, blocks, values.shape), affine
+    return convert(path, blocks, values.shape), affine, stated
 
 
 def _check_header(path, kind):
-    """Reads what ITK would correct or follow: spacing, and files named in a header."""
+    """Checks what ITK would correct or follow: spacing, and files named in a header.
+
+    Returns:
+        Whether the header states an orientation.
+    """
     with open(path, 'rb') as file:
         text = file.read(1 << 16).decode('latin-1')
     if kind == 'NRRD':
@@ -396,6 +414,8 @@ def _check_header(path, kind):
     spacing = fields.get('elementspacing') or fields.get('spacings')
     if spacing:
         _check_spacing(path, spacing.split()[:3])
+    return not fields.keys().isdisjoint(
+        ('transformmatrix', 'orientation', 'rotation', 'spacedirections'))
 
 
 def _check_spacing(path, texts):
@@ -462,7 +482,8 @@ def _read_nifti(path, max_voxels, convert):
                 left -= len(part)
             shape = tuple(header['sides'][2::-1])
             blocks = _nifti_blocks(file, header, shape)
-            return convert(path, blocks, shape), affine
+            stated = max(header['codes']) > 0
+            return convert(path, blocks, shape), affine, stated
     except (EOFError, zlib.error, struct.error, gzip.BadGzipFile):
         raise ImageError(path, 'damaged or truncated NIfTI') from None
     except OSError as error:
@@ -548,8 +569,8 @@ def _to_hu(path, blocks, shape):
         smallest, largest = float(values.min()), float(values.max())
         if not (np.isfinite(smallest) and np.isfinite(largest)):
             raise ImageError(path, 'values that are NaN or infinite')
-        if smallest < _LOWEST_VALUE or largest > _HIGHEST_VALUE:
-            sound = values[(values >= _LOWEST_VALUE) & (values <= _HIGHEST_VALUE)]
+        if smallest < LOWEST_VALUE or largest > HIGHEST_VALUE:
+            sound = values[(values >= LOWEST_VALUE) & (values <= HIGHEST_VALUE)]
             within += sound.size
             if sound.size:
                 low, high = min(low, sound.min()), max(high, sound.max())
@@ -559,23 +580,9 @@ def _to_hu(path, blocks, shape):
         if values.dtype.kind == 'f':
             values = np.rint(values)
         volume[k] = np.clip(values, LOWEST_HU, HIGHEST_HU)
-    if within < _WITHIN * volume.size:
-        raise ImageError(
-            path, f'values beyond {_LOWEST_VALUE} to {_HIGHEST_VALUE} are not HU')
-    _check_range(path, low, high)
+    dicom_series.check_within(path, within, volume.size)
+    dicom_series.check_range(path, low, high)
     return volume
-
-
-def _check_values(path, volume_hu):
-    _check_range(path, float(volume_hu.min()), float(volume_hu.max()))
-
-
-def _check_range(path, low, high):
-    """A trunk has fat below 0 HU and bone above; pictures and MR have no sign."""
-    if low >= 0 and high <= _GREY_LEVELS:
-        raise ImageError(path, f'values from {low:g} to {high:g} are grey, not HU')
-    if low >= 0 or high <= 0 or high - low < _LEAST_RANGE:
-        raise ImageError(path, f'values from {low:g} to {high:g} are not HU')
 
 
 def _to_labels(path, blocks, shape):

@@ -1,8 +1,12 @@
 """A call that breaks a limit or its process costs itself; answers come back whole."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +75,51 @@ def test_a_crash_costs_a_call_and_not_the_next():
     fail('crashed (SIGABRT)', os.abort)
     fail('crashed (exit code 3)', os._exit, 3)
     assert confined.run(abs, -3, **LIMITS) == 3
+
+
+def test_a_process_that_died_while_it_waited_is_replaced():
+    number = confined.run(os.getpid, **LIMITS)
+    os.kill(number, signal.SIGKILL)
+    confined._IDLE[-1].process.wait()
+    assert confined.run(os.getpid, **LIMITS) != number
+
+
+def test_the_keys_of_a_terminal_do_not_reach_the_process():
+    assert confined.run(os.getsid, 0, **LIMITS) != os.getsid(0)
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
+def test_a_busy_process_and_its_files_end_with_the_caller(tmp_path, number):
+    scratch, told = tmp_path / 'scratch', tmp_path / 'told'
+    scratch.mkdir()
+    work = ('import os, tempfile, time; tempfile.mkstemp(); '
+            f'open({str(told)!r}, "w").write(f"{{os.getpid()}}."); time.sleep(60)')
+    caller = subprocess.Popen([
+        sys.executable, '-c', 'import sys; from jaxmed.data import confined; '
+        'confined.run(exec, sys.argv[1], memory_bytes=1 << 28, seconds=60, '
+        'scratch=sys.argv[2])', work, scratch])
+    wait_until(lambda: told.exists() and told.read_text().endswith('.'))
+    assert len(list(scratch.iterdir())) == 1
+    caller.send_signal(number)
+    caller.wait()
+    worker = int(told.read_text()[:-1])
+    wait_until(lambda: not scratch.exists() and not is_alive(worker))
+
+
+def wait_until(true):
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(process):
+    try:
+        # A process that nobody waits for any more may remain as a name.
+        state = Path(f'/proc/{process}/stat').read_text().rsplit(')', 1)[1].split()[0]
+    except OSError:
+        return False
+    return state not in 'ZX'
 
 
 def test_what_an_unexpected_error_quotes_is_not_told():

@@ -14,6 +14,7 @@ IMAGE_TYPE, CLASS, MODALITY = (0x8, 0x8), (0x8, 0x16), (0x8, 0x60)
 DESCRIPTION, PROTOCOL, KERNEL = (0x8, 0x103E), (0x18, 0x1030), (0x18, 0x1210)
 ACQUISITION, SERIES, STUDY = (0x20, 0x12), (0x20, 0xE), (0x20, 0xD)
 POSITION, ORIENTATION, SPACING = (0x20, 0x32), (0x20, 0x37), (0x28, 0x30)
+PADDING = (0x28, 0x120)
 INTERCEPT, SLOPE, CENTRE = (0x28, 0x1052), (0x28, 0x1053), (0x28, 0x1050)
 AXIAL = (1, 0, 0, 0, 1, 0)
 
@@ -31,7 +32,8 @@ def scan(count=6, shape=(5, 4), seed=0):
 @pytest.fixture
 def series(tmp_path, dicom):
     """Writes slices, one file each, 2 mm apart from z = 10 mm; returns the folder."""
-    def write(volume_hu, *, name='a', z_mm=None, tags=None, each=None, order=None):
+    def write(volume_hu, *, name='a', z_mm=None, tags=None, each=None, order=None,
+              **options):
         count = len(volume_hu)
         z_mm = 10 + 2 * np.arange(count) if z_mm is None else z_mm
         order = range(count) if order is None else order
@@ -43,7 +45,7 @@ def series(tmp_path, dicom):
                 SLOPE: numbers(1), KERNEL: ('SH', 'B31f'),
             } | (tags or {}) | (each(k) if each else {})
             stored = (volume_hu[k].astype(int) + 1024).astype(np.uint16)
-            dicom(tmp_path / f'{name}-{number:03d}', stored, tags=header)
+            dicom(tmp_path / f'{name}-{number:03d}', stored, tags=header, **options)
         return tmp_path
 
     return write
@@ -119,7 +121,7 @@ def test_padding_is_air(series):
     volume_hu[0, 0, 0] = 31000
     stored = ('US', np.uint16(31000 + 1024).tobytes())
     assert read(series(volume_hu)).volume_hu[0, 0, 0] == 31000
-    folder = series(volume_hu, tags={(0x28, 0x120): stored})
+    folder = series(volume_hu, tags={PADDING: stored})
     assert read(folder).volume_hu[0, 0, 0] == -1024
 
 
@@ -279,7 +281,9 @@ def test_facts_are_technical(series):
     ('BONEPLUS', -600, 'bone'), ('LUNG', 40, 'lung'), ('FC08', 40, 'soft'),
     ('FC30', 300, 'bone'), ('FC51', 40, 'lung'), ('FC86', -600, 'lung'),
     ('B', 40, 'soft'), ('L', -600, 'lung'), ('YB', -600, 'lung'), ('D', 300, 'bone'),
-    ('', 40, 'unknown'), ('', -600, 'lung'), ('XYZZY', 40, 'unknown'),
+    ('B_SOFT_B', 40, 'soft'), ('B_SHARP_C', 300, 'bone'), ('B_SHARP_C', -600, 'lung'),
+    ('B_VSHARP_C', 300, 'bone'), ('', 40, 'unknown'), ('', -600, 'lung'),
+    ('XYZZY', 40, 'unknown'),
 ])
 def test_kernels_are_told_by_their_names(series, kernel, centre, kind):
     tags = {KERNEL: ('SH', kernel), CENTRE: numbers(centre)}
@@ -372,12 +376,162 @@ def test_a_damaged_slice_is_named(series):
     folder = series(scan())
     file = folder / 'a-003'
     whole = file.read_bytes()
-    for length in (len(whole) - 1, len(whole) - 10, len(whole) - 40, 300, 200, 133):
+    known = whole.index(b'1.a') + 4  # the series it belongs to
+    for length in (len(whole) - 1, len(whole) - 10, len(whole) - 41, known + 9, known):
         file.write_bytes(whole[:length])
         with pytest.raises(ImageError) as caught:
             read(folder)
         assert str(caught.value).startswith(f'{file}: ')
         assert 'truncated DICOM' in str(caught.value)
+    # Nobody knows what this was; the slices around it are the neighbours of a gap.
+    for length in (known - 5, 200, 133):
+        file.write_bytes(whole[:length])
+        facts = read(folder).facts
+        assert facts['interpolated_slices'] == 1
+        (left,) = facts['left_out']
+        assert left['files'] == 1 and 'truncated DICOM' in left['reason']
+
+
+@pytest.mark.parametrize('modality', ['SR', 'PR'])
+def test_damaged_files_of_other_kinds_do_not_matter(series, modality):
+    tags = {MODALITY: ('CS', modality), (0x7FE0, 0x10): None}
+    folder = series(scan(1), name='b', tags=tags)
+    file = folder / 'b-000'
+    file.write_bytes(file.read_bytes() + bytes(6))
+    series(scan(), name='a')
+    stack = read(folder)
+    np.testing.assert_array_equal(stack.volume_hu, scan())
+    assert stack.facts['left_out'] == [{'files': 1, 'reason': f'modality {modality}'}]
+
+
+def test_deflated_files_and_truncated_scouts_are_left_out(series, dicom):
+    folder = series(scan())
+    dicom(folder / 'deflated', scan(1)[0], syntax='1.2.840.10008.1.2.1.99')
+    series(scan(1), name='b', tags={
+        SERIES: ('UI', '1.a'), IMAGE_TYPE: ('CS', 'ORIGINAL\\PRIMARY\\LOCALIZER')})
+    file = folder / 'b-000'
+    file.write_bytes(file.read_bytes()[:-70])
+    stack = read(folder)
+    np.testing.assert_array_equal(stack.volume_hu, scan())
+    left = {part['reason'] for part in stack.facts['left_out']}
+    assert left == {"transfer syntax '1.2.840.10008.1.2.1.99' is not read", 'localiser'}
+
+
+def test_the_next_best_series_is_read_where_the_best_can_not_be(series):
+    keep = [0, 1, 2, 6, 7, 8]
+    series(scan(9, seed=1)[keep], name='a', z_mm=10 + 2 * np.array(keep))  # a hole
+    folder = series(scan(8, seed=2), name='b')
+    file = folder / 'b-003'
+    file.write_bytes(file.read_bytes()[:-1])
+    series(scan(7, seed=3) % 200, name='c', tags={INTERCEPT: numbers(0)})  # grey
+    refuse_reasons = {'no slices between z = 14.0 and 22.0 mm', 'truncated', 'not HU'}
+    series(scan(5, seed=4), name='d', tags={KERNEL: ('SH', 'LUNG')})
+    stack = read(folder)
+    np.testing.assert_array_equal(stack.volume_hu, scan(5, seed=4))
+    reasons = [part['reason'] for part in stack.facts['left_out']]
+    assert len(reasons) == 3
+    for reason in refuse_reasons:
+        assert any(reason in found for found in reasons), reasons
+    for path in folder.glob('d-*'):
+        path.unlink()
+    with pytest.raises(ImageError) as caught:  # of the best one: eight slices
+        read(folder)
+    assert str(caught.value).startswith(f'{file}: damaged or truncated DICOM')
+
+
+def test_a_damaged_copy_costs_its_series_alone(series):
+    series(scan(8, seed=1), name='b')
+    folder = series(scan(1), name='c', z_mm=[14], tags={SERIES: ('UI', '1.b')})
+    file = folder / 'c-000'
+    file.write_bytes(file.read_bytes()[:-1])
+    series(scan(), name='a')
+    np.testing.assert_array_equal(read(folder).volume_hu, scan())
+
+
+def test_values_that_no_scanner_writes_are_counted_before_they_are_limited(series):
+    folder = series(scan(), tags={SLOPE: numbers(1000)})
+    refuse(folder, 'values beyond -5000 to 40000 are not HU')
+    # Padding is no value, however much there is of it.
+    volume_hu = scan()
+    volume_hu[:, :3] = 30000
+    tags = {SLOPE: numbers(2), INTERCEPT: numbers(-2048),
+            PADDING: ('US', np.uint16(31024).tobytes())}
+    stack = read(series(volume_hu, tags=tags))
+    assert np.all(stack.volume_hu[:, :3] == -1024)
+    np.testing.assert_array_equal(stack.volume_hu[:, 3:], np.clip(
+        2 * volume_hu[:, 3:].astype(int), -1024, None))
+    refuse(series(volume_hu, tags=tags | {PADDING: None}), 'are not HU')
+
+
+def acquired(number):
+    return {SERIES: ('UI', '1.a'), ACQUISITION: ('IS', str(number))}
+
+
+def test_two_regions_that_share_a_position_are_one_scan(series):
+    series(scan(4, seed=1), name='a', tags=acquired(1))  # z = 10 to 16 mm
+    folder = series(scan(5, seed=2), name='b', z_mm=16 + 2 * np.arange(5),
+                    tags=acquired(2))
+    stack = read(folder)
+    np.testing.assert_array_equal(
+        stack.volume_hu, np.concatenate([scan(4, seed=1)[:3], scan(5, seed=2)]))
+    assert stack.facts['other_acquisitions'] == 1
+
+
+def test_each_slice_may_have_an_acquisition_of_its_own(series):
+    series(scan(), name='a', each=lambda k: acquired(k + 1))
+    folder = series(scan(1, seed=1), name='b', z_mm=[14], tags=acquired(99))
+    stack = read(folder)
+    np.testing.assert_array_equal(stack.volume_hu, scan())
+    assert stack.facts['other_acquisitions'] == 1
+
+
+def test_slices_of_another_time_do_not_come_between(series):
+    # The second pass shares z = 10 and 14 mm; its z = 11 mm is no slice of the first.
+    series(scan(), name='a', tags=acquired(1))
+    folder = series(scan(4, seed=1), name='b', z_mm=[8, 10, 11, 14], tags=acquired(2))
+    stack = read(folder)
+    np.testing.assert_array_equal(
+        stack.volume_hu, np.concatenate([scan(4, seed=1)[:1], scan()]))
+    assert stack.facts['other_acquisitions'] == 3
+
+
+@pytest.mark.parametrize('z_mm', [10 + 2 * np.arange(6), 10.5 + 1.5 * np.arange(6)])
+def test_reconstructions_under_one_uid_are_told_by_their_kernels(series, z_mm):
+    series(scan(6, seed=1), name='b', z_mm=z_mm,
+           tags={SERIES: ('UI', '1.a'), KERNEL: ('SH', 'B80f'), CENTRE: numbers(-600)})
+    stack = read(series(scan(), name='a'))
+    np.testing.assert_array_equal(stack.volume_hu, scan())
+    assert stack.facts['left_out'] == [
+        {'files': 6, 'reason': 'another series, lung kernel, lung kernel only'}]
+
+
+def test_parts_with_kernels_of_their_own_are_left_together(series):
+    folder = series(scan(), each=lambda k: {KERNEL: ('SH', 'B31f' if k < 4 else 'H31')})
+    np.testing.assert_array_equal(read(folder).volume_hu, scan())
+
+
+def test_series_of_several_patients_are_refused(series):
+    patient = (0x10, 0x20)
+    series(scan(), name='a')
+    folder = series(scan(8), name='b', tags={patient: ('LO', 'anonymous')})
+    assert len(read(folder).volume_hu) == 8  # it may be the same one's
+    series(scan(8), name='c', tags={patient: ('LO', 'MRN-5'), MODALITY: ('CS', 'SR')})
+    assert len(read(folder).volume_hu) == 8
+    series(scan(8), name='b', tags={patient: ('LO', 'MRN-5')})
+    refuse(folder, 'CT of several patients (2): name the folder of one')
+
+
+def test_files_without_a_preamble_are_read(series):
+    # Implicit little endian, as old archives wrote them.
+    folder = series(scan(), syntax='1.2.840.10008.1.2',
+                    tags={(0x8, 0x5): ('CS', 'ISO_IR 100')})
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        file.write_bytes(data[data.index(b'\x08\0\x05\0'):])
+    np.testing.assert_array_equal(read(folder).volume_hu, scan())
+    for start in (b'\x08\0\0\0', b'\x08\0\x05\0\x04\0\0\0abcd' * 9, bytes(600)):
+        (folder / 'other').write_bytes(start)
+        assert folder / 'other' not in dicom_series.find_files(folder)
 
 
 def test_fewer_pixels_than_the_header_says_are_refused(series):

@@ -71,12 +71,12 @@ def text(*values):
 @pytest.fixture
 def series(dicom):
     """Writes `scan` as DICOM files into a folder, in an order of their names."""
-    def write(folder, volume_hu, order=None, patient='MRN-4711'):
+    def write(folder, volume_hu, order=None, patient='MRN-4711', uid='1.5'):
         d, h, w = SPACING_MM
         for number, k in enumerate(order or range(len(volume_hu))):
             dicom(folder / f'{number:03d}', volume_hu[k], tags={
                 (0x8, 0x16): ('UI', '1.2.840.10008.5.1.4.1.1.2'),
-                (0x8, 0x60): ('CS', 'CT'), (0x20, 0xE): ('UI', '1.5'),
+                (0x8, 0x60): ('CS', 'CT'), (0x20, 0xE): ('UI', uid),
                 (0x10, 0x20): ('LO', patient),
                 (0x20, 0x32): text(*ORIGIN_MM[:2], ORIGIN_MM[2] + d * k),
                 (0x20, 0x37): text(1, 0, 0, 0, 1, 0), (0x28, 0x30): text(h, w)})
@@ -187,6 +187,21 @@ def test_a_nifti_without_an_sform_is_turned_by_its_quaternion(tmp_path):
     np.testing.assert_allclose(volume.affine, affine(), atol=1e-5)
 
 
+def test_an_orientation_that_no_header_states_is_told(tmp_path):
+    for suffix in SUFFIXES:
+        facts = read(save(tmp_path / f'a.{suffix}', scan())).facts
+        assert facts['orientation_assumed'] is False
+    path = save(tmp_path / 'a.nii', scan())
+    data = bytearray(path.read_bytes())
+    struct.pack_into('<2h', data, 252, 0, 0)
+    path.write_bytes(data)
+    assert read(path).facts['orientation_assumed'] is True
+    path = save(tmp_path / 'a.mha', scan())
+    path.write_bytes(path.read_bytes().replace(
+        b'TransformMatrix = 1 0 0 0 1 0 0 0 1\n', b''))
+    assert read(path).facts['orientation_assumed'] is True
+
+
 def test_metres_become_millimetres(tmp_path):
     path = save(tmp_path / 'a.nii', scan())
     data = bytearray(path.read_bytes())
@@ -254,6 +269,7 @@ def test_a_mask_on_another_grid_is_refused(tmp_path):
     (scan() % 3000 + 1, 'are not HU'), (scan() * 0 + 40, 'are grey'),
     (scan() // 100 - 3, 'are not HU'), (scan().astype(np.int32) + 10**6, 'not HU'),
     (np.full((6, 5, 4), 3e38, np.float32), 'not HU'),
+    (np.where(np.arange(4) < 3, 10**9, scan()), 'beyond -5000 to 40000 are not HU'),
     (scan()[:2], '2 slices, at least 3'), (scan()[:1], 'a single slice'),
     (scan((50, 200, 101)), '101 x 200 x 50 voxels, limit 1000000'),
 ])
@@ -420,6 +436,27 @@ def test_scans_are_found_with_their_case_ids(tmp_path, series):
     assert volumes.find_scans(tmp_path / 'b' / '1.2.840.7') == [
         (tmp_path / 'b' / '1.2.840.7', '1.2.840.7')]
     assert volumes.find_scans(tmp_path / 'a.nii.gz') == [(tmp_path / 'a.nii.gz', 'a')]
+
+
+def test_a_folder_of_several_patients_is_no_case(tmp_path, series):
+    # One patient's scout above the series of the same examination: one case.
+    one = tmp_path / 'one'
+    series(one, scan(), uid='1.6')
+    series(one / 'thin', scan((8, 5, 4)), uid='1.7')
+    assert volumes.find_scans(tmp_path) == [(one, 'one')]
+    assert len(read(one).volume_hu) == 8
+    # A slice gone astray above the patients' folders: each is a case.
+    series(tmp_path / 'all' / 'a', scan(), patient='MRN-1')
+    series(tmp_path / 'all' / 'b', scan((8, 5, 4)), patient='MRN-2', uid='1.8')
+    assert [case for _, case in volumes.find_scans(tmp_path)] == [
+        'all/a', 'all/b', 'one']
+    series(tmp_path / 'all', scan()[:1], patient='MRN-2', uid='1.8')
+    found = volumes.find_scans(tmp_path)
+    assert [case for _, case in found] == ['all', 'all/a', 'all/b', 'one']
+    refuse(tmp_path / 'all', 'CT of several patients (2)')
+    assert len(read(tmp_path / 'all' / 'b').volume_hu) == 8
+    assert [case for _, case in volumes.find_scans(tmp_path / 'all')] == [
+        'all', 'a', 'b']
 
 
 def test_no_two_scans_share_a_case_id(tmp_path):

@@ -159,10 +159,12 @@ def render_volume(patient, scanner):
     facts: dict[str, Any] = {'format': 'phantom', 'seed': scanner.seed}
     identity = hashlib.sha256(patient.texture.tobytes()).hexdigest()[:16]
     scan = Volume(volume, affine, np.eye(4), volume.shape, identity, facts)
-    return Scan(scan, labels, cord, _vertebrae(patient, scanner, low, high))
+    return Scan(scan, labels, cord, find_vertebrae(patient, scanner))
 
 
-def _vertebrae(patient, scanner, low, high):
+def find_vertebrae(patient, scanner):
+    """The vertebrae T1 to L5 as they lie in a scan: list of Vertebra."""
+    low, high = scan_range(patient, scanner)
     spine = patient.spine
     turned = rotation(scanner.angles)
     found = []
@@ -213,16 +215,26 @@ def _expose(patient, scanner, z_mm, shape, spacing_mm, origin_mm):
     return image, labels
 
 
+def canal_centre(patient, scanner, z_mm):
+    """Where the canal is, or would go on, at a height: (x, y) LPS in mm."""
+    return _probe_canal(patient, scanner, z_mm)[1][:2]
+
+
+def _probe_canal(patient, scanner, z_mm):
+    """(level, centre [3] LPS) where a slice meets the canal, in the scanner."""
+    probe = make_section(
+        patient, _to_patient(scanner, z_mm, 1.0, (0, 0)), (1, 1), edge_mm=1)
+    point = np.array([probe.canal[0], probe.canal[1], probe.height_mm])
+    return probe.level, rotation(scanner.angles) @ point + scanner.shift_mm
+
+
 def _find_canal(patient, scanner, z_mm, shape, spacing_mm, origin_mm):
     """Box in pixels and centre in mm, or (None, None) where there is no canal."""
     step = 0.5
     # Where the slice meets the canal, in the scanner.
-    probe = make_section(patient, _to_patient(scanner, z_mm, 1.0, (0, 0)), (1, 1),
-                         edge_mm=1)
-    if not anatomy.TOP - 1 < probe.level < ct_spine.CANAL_END:
+    level, centre = _probe_canal(patient, scanner, z_mm)
+    if not anatomy.TOP - 1 < level < ct_spine.CANAL_END:
         return None, None
-    point = np.array([probe.canal[0], probe.canal[1], probe.height_mm])
-    centre = rotation(scanner.angles) @ point + scanner.shift_mm
     half = 60
     corner = centre[:2] - half * step
     near = make_section(patient, _to_patient(scanner, z_mm, step, corner),

@@ -1,0 +1,56 @@
+"""3D CNN and LSTM on the patches of a spine (paper 001): vertebral fractures in CT.
+
+    python -m launch.train --config=configs/spinal_cord_yolo.py:phantom \
+        --workdir=/tmp/cord
+    python -m launch.prepare --config=configs/vertebral_fracture.py --layout=scans \
+        --config.task.detector=/tmp/cord --source=/data/scans \
+        --labels=/data/labels.csv --output=/data/spines
+
+Variants: '' is the paper's setting, 'phantom' the embedded default on drawn trunks.
+Training is not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant=''):
+    config = ConfigDict()
+    config.task_name = 'vertebral_fracture'
+    config.task = ConfigDict(dict(
+        detector='', model=dict(
+            widths=(8, 16, 32), convolutions=2, batch_norm=False,
+            representation='flatten', position=True, sequence='lstm',
+            aggregation='max', window=3, hidden=32, dropout=0.0,
+            initialisation='glorot_uniform',
+        ),
+        dtype='float32', box_mm=(60.0, 45.0, 35.0), height_mm=40.0,
+        patch_shape=(32, 32, 24), pixel_mm=1.0, num_patches=20,
+        window_centre_hu=370.0, window_width_hu=840.0, patch_weight=1.0, mirror=True,
+        turn_deg=20.0, max_voxels=2**29, memory_mib=4096, read_seconds=120.0,
+        min_slices=10, phantom_off_mm=1.0, min_grade=1,
+    ))
+    config.data = ConfigDict(dict(records='', phantoms=0, sampling='uniform'))
+    config.optimizer_name = 'adam'
+    config.optimizer = ConfigDict(dict(
+        learning_rate=1e-5, layer_decay=1.0, freeze='',
+    ))
+    config.train = ConfigDict(dict(
+        seed=0, epochs=2000, steps_per_epoch=150, batch_size=16, monitor='auc',
+        patience=0, checkpoint_every=500,
+    ))
+    config.evaluate = ConfigDict(dict(views=2, resamples=1000))
+    config.runtime = ConfigDict(dict(
+        workers=0, log_every=10, eval_batch_size=8, verify=True, cpu_devices=2,
+    ))
+    if variant == 'phantom':
+        config.task.model.update(dict(batch_norm=True, representation='mean'))
+        config.data.phantoms = 120
+        config.optimizer_name = 'adamw_cosine'
+        config.optimizer = ConfigDict(dict(
+            learning_rate=1e-3, warmup_steps=20, weight_decay=1e-2, clip_norm=1.0,
+            layer_decay=1.0, freeze='',
+        ))
+        config.train.update(dict(epochs=10, steps_per_epoch=0, batch_size=4))
+    if variant not in ('', 'phantom'):
+        raise ValueError(f'variant {variant!r}: there is phantom')
+    return config

@@ -1,0 +1,274 @@
+"""Vertebral compression fractures: patches along the spine as one sequence."""
+
+from functools import partial
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmed import losses, transforms
+from jaxmed.classification import scores
+from jaxmed.ct import column, drawing
+from jaxmed.data import spines, volumes
+from jaxmed.data.phantoms import spines as phantoms
+from jaxmed.errors import ConfigError
+from jaxmed.models.patch_sequence import PatchSequence
+from jaxmed.types import Card, Finding, Task, View
+
+CARD = Card(
+    title='Vertebral compression fractures in CT',
+    about='A 3D CNN sees patches along the straightened spine, a sequence model all of '
+          'them: how likely is a fracture, and where.',
+    legend='beside each patch, predicted left and true right: the stronger the '
+           'magenta, the likelier; grey: unknown',
+    paper={'auc': 0.955},
+    paper_data='346 series of its own',
+)
+
+
+def make(
+    *, detector, model, dtype, box_mm, height_mm, patch_shape, pixel_mm, num_patches,
+    window_centre_hu, window_width_hu, patch_weight, mirror, turn_deg, max_voxels,
+    memory_mib, read_seconds, min_slices, phantom_off_mm, min_grade, axis_name=None,
+) -> Task:
+    """Builds the task. Keywords only, no defaults: the config states them all.
+
+    Args:
+        detector: a trained run of the task spinal_cord, loaded (predict.Predictor), or
+            None where no scan is to be read.
+        model: attributes of models.patch_sequence.PatchSequence, but dtype.
+        dtype: 'float32' or 'bfloat16'.
+        box_mm: before, behind and to each side of the cord, see ct.column.Box.
+        height_mm, patch_shape, pixel_mm: of ct.patches.Tiling.
+        num_patches: that all scans are filled up to.
+        window_centre_hu, window_width_hu: HU that become [0, 1] (370 and 840).
+        patch_weight: lambda of the paper's loss.
+        mirror: whether left and right change places in half of all cases.
+        turn_deg: largest turn of half of all cases, seen from the side, one angle for
+            the whole spine.
+        max_voxels, memory_mib, read_seconds, min_slices: limits of a scan, see
+            volumes.read_volume.
+        phantom_off_mm: of phantoms.spines.
+        min_grade: Genant grade from which on a drawn vertebra is fractured.
+        axis_name: mapped axis of the devices, for batch norm.
+    """
+    if dtype not in ('float32', 'bfloat16'):
+        raise ConfigError('task.dtype', f'{dtype!r}: float32 or bfloat16')
+    for name, value in (
+        ('height_mm', height_mm), ('pixel_mm', pixel_mm), ('num_patches', num_patches),
+        ('window_width_hu', window_width_hu), ('min_slices', min_slices),
+    ):
+        if not value > 0:
+            raise ConfigError(f'task.{name}', f'{value!r} is not positive')
+    if len(box_mm) != 3 or len(patch_shape) != 3 or min(*box_mm, *patch_shape) <= 0:
+        raise ConfigError('task.box_mm', 'and patch_shape are three positive numbers')
+    box = column.Box(*map(float, box_mm))
+    cut = dict(
+        box=box, height_mm=height_mm, shape=tuple(patch_shape), pixel_mm=pixel_mm,
+        num_patches=num_patches,
+    )
+    read_volume = partial(
+        volumes.read_volume, min_slices=min_slices, max_voxels=max_voxels,
+        memory_bytes=memory_mib << 20, seconds=read_seconds,
+    )
+    find_cord = partial(find_path, detector=detector)
+    steps = [flip_sides] if mirror else []
+    if turn_deg:
+        steps.append(make_turn(
+            turn_deg=turn_deg, pitch_mm=(
+                height_mm / patch_shape[0], (box.front_mm + box.back_mm)
+                / patch_shape[1])))
+    return Task(
+        card=CARD,
+        model=PatchSequence(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in model.items()},
+            dtype=jnp.dtype(dtype), axis_name=axis_name,
+        ),
+        example={
+            'inputs': np.zeros((num_patches, *patch_shape), np.int16),
+            'patch_mask': np.ones(num_patches, np.float32),
+            'position': np.zeros(num_patches, np.float32),
+            'targets': np.zeros(1 + num_patches, np.float32),
+        },
+        sources={'scans': partial(
+            spines.read, read_volume=read_volume, find_cord=find_cord, **cut)},
+        phantoms=partial(
+            phantoms.records, off_mm=phantom_off_mm, min_grade=min_grade, **cut),
+        files=volumes.find_scans,
+        read=partial(read_one, read_volume=read_volume, find_cord=find_cord, cut=cut),
+        preprocess=partial(
+            preprocess, centre_hu=window_centre_hu, width_hu=window_width_hu),
+        augment=transforms.compose(*steps) if steps else None,
+        loss=lambda outputs, batch: losses.series_and_patches(
+            outputs, batch['targets'], patch_weight=patch_weight),
+        probabilities=partial(jax.tree.map, jax.nn.sigmoid),
+        views=(transforms.IDENTITY, View(_flip, lambda p: p)),
+        rows=rows,
+        cases=cases,
+        scores={'certainty': True},
+        metrics={
+            name: metric
+            for name, metric in scores.make_metrics(exclusive=False).items()
+            if name in ('auc', 'average_precision', 'label_accuracy', 'f1')
+        } | {'patch_auc': patch_auc},
+        baselines={},
+        render=render,
+        infer=None,
+        findings=findings,
+    )
+
+
+def find_path(volume, case_id, *, detector):
+    """The cord's path through a scan, ct.path.Path, by a trained detector.
+
+    Raises:
+        ConfigError: there is no detector.
+        ImageError: no spine found.
+    """
+    if detector is None:
+        raise ConfigError(
+            'task.detector', 'name a trained run of the task spinal_cord')
+    record = {'volume': volume, 'case_id': case_id}
+    _, cord = detector.task.infer(detector.apply, record, batch_size=8)
+    return cord
+
+
+def read_one(file, *, case_id, read_volume, find_cord, cut):
+    """A scan as an unlabelled record of data.spines."""
+    volume = read_volume(file)
+    return spines.make_record(
+        volume, find_cord(volume, case_id), case_id=case_id, **cut)
+
+
+def preprocess(batch, *, centre_hu, width_hu):
+    """int16 HU [B, K, pH, pW, pZ] -> the model's inputs, in [0, 1]."""
+    hu = batch['inputs'].astype(jnp.float32)
+    patches = jnp.clip((hu - centre_hu) / width_hu + 0.5, 0.0, 1.0)[..., None]
+    return batch | {'inputs': {
+        'patches': patches, 'mask': batch['patch_mask'], 'position': batch['position'],
+    }}
+
+
+def _flip(inputs):
+    return inputs | {'patches': jnp.flip(inputs['patches'], axis=-2)}
+
+
+def flip_sides(keys, batch):
+    """Left and right change places in half of all cases, the whole spine at once."""
+    draws = jax.vmap(jax.random.bernoulli)(keys)
+    patches = batch['inputs']['patches']
+    flipped = jnp.where(
+        draws.reshape(-1, *[1] * (patches.ndim - 1)), _flip(batch['inputs'])['patches'],
+        patches,
+    )
+    return batch | {'inputs': batch['inputs'] | {'patches': flipped}}
+
+
+def make_turn(*, turn_deg, pitch_mm):
+    """Builds a turn of all patches of a spine as seen from the side, in half of cases.
+
+    Args:
+        turn_deg: largest angle to both sides.
+        pitch_mm: between rows and columns of a patch.
+    """
+    scale = jnp.array(pitch_mm)
+
+    def turn(key, patches):
+        draw, angle = jax.random.split(key)
+        angle = jnp.deg2rad(turn_deg) * jax.random.uniform(angle, minval=-1.0)
+        angle *= jax.random.bernoulli(draw)
+        cosine, sine = jnp.cos(angle), jnp.sin(angle)
+        # Pixels are not square: turned in mm.
+        matrix = jnp.array([[cosine, -sine], [sine, cosine]]) * scale / scale[:, None]
+        middle = (jnp.array(patches.shape[1:3]) - 1) / 2
+        return jax.vmap(lambda x: transforms.sample(
+            x, matrix, middle - matrix @ middle))(patches)
+
+    def augment(keys, batch):
+        patches = batch['inputs']['patches']
+        turned = jax.vmap(turn)(keys, patches[..., 0])[..., None]
+        return batch | {'inputs': batch['inputs'] | {'patches': turned}}
+
+    return augment
+
+
+def rows(probabilities, batch):
+    """Of a series [B, 1] and of its patches [B, K], beside what is true."""
+    return {
+        'probability': probabilities['series'][:, None],
+        'patch_probability': probabilities['patches'],
+        'targets': batch['targets'][:, :1], 'patch_targets': batch['targets'][:, 1:],
+    }
+
+
+def cases(rows):
+    """One row a scan; `certainty` is the probability of what is true."""
+    target, probability = rows['targets'][:, 0], rows['probability'][:, 0]
+    right = np.where(target > 0, probability, 1 - probability)
+    return {name: rows[name] for name in rows if name != 'loss'} | {
+        'certainty': np.where(np.isnan(target), np.nan, right).astype(np.float64),
+    }
+
+
+def patch_auc(rows):
+    """Area under the ROC curve of all patches whose label is known."""
+    return scores.auc({
+        'targets': rows['patch_targets'].reshape(-1, 1),
+        'probability': rows['patch_probability'].reshape(-1, 1),
+    }, exclusive=False)[0]
+
+
+def render(records, rows):
+    """The spine from the side, with what is predicted (left) and true (right)."""
+    return draw_spine(
+        records[0], rows['patch_probability'][0], truth=rows['patch_targets'][0])
+
+
+def draw_spine(record, probabilities, *, truth=None):
+    """Patches below each other from head to feet; overlaps are seen twice.
+
+    Args:
+        record: of data.spines.make_record.
+        probabilities: [K].
+        truth: [K] in {0, 1, NaN}, or None.
+
+    Returns:
+        uint8 RGB.
+    """
+    count = int(record['patch_mask'].sum())
+    middle = record['inputs'][:count, :, :, record['inputs'].shape[3] // 2]
+    picture = np.repeat(drawing.to_grey(middle)[..., None], 3, axis=-1)
+    bars = [probabilities] if truth is None else [probabilities, truth]
+    edges = []
+    for values in bars:
+        values = np.asarray(values[:count], np.float32)[:, None, None, None]
+        strong = np.array(drawing.MAGENTA) * np.nan_to_num(values)
+        bar = np.where(np.isnan(values), 90, strong).astype(np.uint8)
+        edges.append(np.broadcast_to(bar, (count, picture.shape[1], 4, 3)))
+    picture = np.concatenate([edges[0], picture, *edges[1:]], axis=2).copy()
+    picture[:, 0] = drawing.GREEN  # where a patch begins
+    picture = picture.reshape(-1, *picture.shape[2:])
+    down, right = record['pitch_mm'][:2]  # to 1 mm a pixel
+    size = round(picture.shape[1] * float(right)), round(len(picture) * float(down))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
+
+
+def findings(record, probabilities):
+    """How likely a fracture is, and in which patches."""
+    count = int(record['patch_mask'].sum())
+    parts = np.asarray(probabilities['patches'])[:count]
+    likeliest = int(parts.argmax())
+    return Finding(
+        row={
+            'probability': round(float(probabilities['series']), 4),
+            'patches': count, 'likeliest_patch': likeliest,
+            'likeliest_z_mm': round(float(record['span_mm'][likeliest].mean()), 1),
+        },
+        details={'patches': [{
+            'probability': round(float(p), 4),
+            'position': round(float(record['position'][i]), 4),
+            'z_mm': [round(float(z), 1) for z in record['span_mm'][i]],
+        } for i, p in enumerate(parts)]},
+        pictures={'overlays': draw_spine(record, parts)},
+    )

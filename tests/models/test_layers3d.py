@@ -1,0 +1,177 @@
+"""Layers of volumes against the plain forms they stand for."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxmed.models import layers3d
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def close(actual, expected, tolerance=1e-5):
+    """Compares trees leaf by leaf, relative to each leaf's largest value."""
+
+    def compare(x, y):
+        assert x.shape == y.shape
+        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * np.abs(y).max())
+
+    jax.tree.map(compare, actual, expected)
+
+
+def value_and_gradients(function, *inputs):
+    @jax.jit
+    def compute(*inputs):
+        outputs, vjp = jax.vjp(function, *inputs)
+        return outputs, vjp(normal(7, *outputs.shape).astype(outputs.dtype))
+
+    return compute(*inputs)
+
+
+@pytest.mark.parametrize(
+    'size, channels, features',
+    [
+        ((8, 6, 10), 3, 4),  # pairs of columns
+        ((8, 6, 10), 1, 16),  # single ones, as there are features enough
+        ((5, 4, 7), 2, 4),  # an odd column
+        ((1, 9, 2), 2, 3),
+        ((3, 1, 1), 4, 8),  # smaller than the kernel
+        ((2, 2, 2), 1, 1),
+    ],
+)
+@pytest.mark.parametrize('use_bias', [True, False])
+def test_conv3d_gives_the_values_and_gradients_of_flax(
+    size, channels, features, use_bias
+):
+    inputs = normal(0, 2, *size, channels)
+    conv = layers3d.Conv3D(features, use_bias=use_bias, dtype=jnp.float32)
+    flax_conv = nn.Conv(features, (3, 3, 3), use_bias=use_bias)
+    params = {'kernel': normal(1, 3, 3, 3, channels, features)}
+    if use_bias:
+        params['bias'] = normal(2, features)
+    shapes = jax.eval_shape(conv.init, jax.random.key(0), inputs)['params']
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
+
+    def run(module):
+        return value_and_gradients(
+            lambda params, x: module.apply({'params': params}, x), params, inputs)
+
+    close(run(conv), run(flax_conv))
+
+
+def test_conv3d_computes_in_bfloat16_and_keeps_its_parameters():
+    inputs = normal(0, 2, 4, 6, 4, 3)
+    conv = layers3d.Conv3D(4, use_bias=True, dtype=jnp.bfloat16)
+    params = {'kernel': normal(1, 3, 3, 3, 3, 4), 'bias': normal(2, 4)}
+    outputs, (grads,) = value_and_gradients(
+        lambda params: conv.apply({'params': params}, inputs), params)
+    assert outputs.dtype == jnp.bfloat16
+    assert {grad.dtype for grad in grads.values()} == {jnp.dtype('float32')}
+    expected, (exact,) = value_and_gradients(
+        lambda params: nn.Conv(4, (3, 3, 3)).apply({'params': params}, inputs), params)
+    # Three sums of 8 bits each, of up to the largest value.
+    close(outputs.astype(jnp.float32), expected, 3 * 2**-8)
+    close(grads, exact, 3 * 2**-8)
+
+
+def test_accelerators_get_the_native_convolutions():
+    inputs, kernel = jnp.zeros((2, 4, 4, 4, 8)), jnp.zeros((3, 3, 3, 8, 8))
+
+    def step(inputs, kernel):
+        outputs, vjp = jax.vjp(layers3d.convolve, inputs, kernel)
+        return vjp(outputs)
+
+    text = jax.export.export(jax.jit(step), platforms=['cuda'])(
+        inputs, kernel).mlir_module()
+    convolutions = [
+        line for line in text.splitlines() if 'stablehlo.convolution' in line]
+    assert len(convolutions) == 3  # forward, by inputs, by the kernel
+    assert all('0, 1, 2' in line for line in convolutions)
+    assert 'dot_general' not in text
+
+
+@pytest.mark.parametrize('size', [(4, 6, 8), (5, 7, 3), (2, 2, 2)])
+def test_max_pool_takes_the_maxima_of_whole_windows_and_sends_gradients_there(size):
+    inputs = normal(0, 2, *size, 3)
+
+    def reduce(inputs):
+        window = (1, 2, 2, 2, 1)
+        return lax.reduce_window(inputs, -jnp.inf, lax.max, window, window, 'VALID')
+
+    close(
+        value_and_gradients(layers3d.max_pool, inputs),
+        value_and_gradients(reduce, inputs),
+        tolerance=0,
+    )
+
+
+def test_max_pool_of_equal_values_gives_the_gradient_to_the_first():
+    grad = jax.grad(lambda x: layers3d.max_pool(x).sum())(jnp.ones((1, 2, 2, 2, 1)))
+    np.testing.assert_array_equal(grad.ravel(), [1, 0, 0, 0, 0, 0, 0, 0])
+
+
+def norm(axis_name=None):
+    return layers3d.MaskedBatchNorm(jnp.float32, axis_name)
+
+
+def start(channels):
+    return {
+        'params': {'scale': normal(1, channels), 'bias': normal(2, channels)},
+        'batch_stats': {'mean': normal(3, channels), 'var': normal(4, channels) ** 2},
+    }
+
+
+def test_batch_norm_without_fillers_is_that_of_flax():
+    x = 3 + 2 * normal(0, 4, 3, 2, 5, 6)
+    for train in (True, False):
+        flax_norm = nn.BatchNorm(use_running_average=not train, momentum=0.9)
+        expected = flax_norm.apply(start(6), x, mutable=['batch_stats'])
+        close(norm().apply(
+            start(6), x, jnp.ones(4), train=train, mutable=['batch_stats']), expected)
+
+
+def test_batch_norm_by_hand_ignores_a_filler():
+    x = np.array([[1.0], [3.0], [1000.0]], np.float32)
+    variables = {
+        'params': {'scale': jnp.ones(1), 'bias': jnp.zeros(1)},
+        'batch_stats': {'mean': jnp.zeros(1), 'var': jnp.ones(1)},
+    }
+    outputs, changed = norm().apply(
+        variables, x, jnp.array([1, 1, 0]), train=True, mutable=['batch_stats'])
+    # Mean 2 and variance 1 of [1, 3].
+    np.testing.assert_allclose(outputs[:2, 0], [-1, 1], atol=1e-5)
+    np.testing.assert_allclose(changed['batch_stats']['mean'], [0.2], rtol=1e-5)
+    np.testing.assert_allclose(changed['batch_stats']['var'], [1.0], rtol=1e-5)
+
+
+def test_batch_norm_of_fillers_alone_is_finite_and_leaves_statistics():
+    def loss(params):
+        variables = start(2) | {'params': params}
+        outputs, changed = norm().apply(
+            variables, normal(0, 3, 2), jnp.zeros(3), train=True,
+            mutable=['batch_stats'])
+        return outputs.sum(), changed
+
+    grads, changed = jax.grad(loss, has_aux=True)(start(2)['params'])
+    assert all(np.isfinite(grad).all() for grad in grads.values())
+    close(changed['batch_stats'], start(2)['batch_stats'], 0)
+
+
+def test_batch_norm_weighs_devices_by_their_real_examples(devices):
+    x, mask = normal(0, 8, 3, 2), np.array([1, 1, 1, 0, 0, 0, 1, 0], np.float32)
+    expected, stats = norm().apply(
+        start(2), x, mask, train=True, mutable=['batch_stats'])
+
+    def one(x, mask):
+        return norm('devices').apply(
+            start(2), x, mask, train=True, mutable=['batch_stats'])
+
+    outputs, shared = jax.pmap(one, axis_name='devices')(
+        x.reshape(4, 2, 3, 2), mask.reshape(4, 2))
+    close(outputs.reshape(8, 3, 2), expected)
+    close(jax.tree.map(lambda x: x[0], shared), stats)
