@@ -23,7 +23,7 @@ def get_config(variant=''):
             aggregation='max', window=3, hidden=32, dropout=0.0,
             initialisation='glorot_uniform',
         ),
-        dtype='float32', box_mm=(60.0, 45.0, 35.0), height_mm=40.0,
+        dtype='float32', box_mm=(60.0, 60.0, 60.0), height_mm=40.0,
         patch_shape=(32, 32, 24), pixel_mm=1.0, num_patches=20,
         window_centre_hu=370.0, window_width_hu=840.0, patch_weight=1.0, mirror=True,
         turn_deg=20.0, max_voxels=2**29, memory_mib=4096, read_seconds=120.0,

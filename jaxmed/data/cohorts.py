@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from jaxmed.data import volumes
-from jaxmed.errors import InputError, RecordError
+from jaxmed.errors import ConfigError, InputError, RecordError
 
 LOG = logging.getLogger('jaxmed')
 
@@ -56,9 +56,11 @@ class Cohort:
         return cases
 
     def attempt(self, case_id, function):
-        """What a function returns; None, with a note, where it raises InputError."""
+        """What a function returns; None, with a note, where a scan is at fault."""
         try:
             return function()
+        except ConfigError:
+            raise
         except InputError as error:
             LOG.warning('%s', error)
             self.found['unprocessable'][case_id] = error.reason

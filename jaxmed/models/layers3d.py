@@ -38,7 +38,6 @@ def convolve(inputs, kernel):
         inputs: [B, D, H, W, C].
         kernel: [3, 3, 3, C, features], of the same type.
     """
-
     batch, depth, height, width, channels = inputs.shape
     features = kernel.shape[-1]
     at_once = max(_SHARES_AT_ONCE // (depth * height * width * _SIZE * features), 1)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from configs import vertebral_fracture as config
 from jaxmed import losses
@@ -108,13 +109,16 @@ def test_options_that_do_not_fit_are_named(changes, words):
 
 def test_reading_a_scan_needs_a_detector(tmp_path):
     (tmp_path / 'labels.csv').write_text('series,fracture\na,1\n')
-    code, text = run(
-        'prepare', '--config=configs/vertebral_fracture.py',
-        f'--source={tmp_path}', f'--labels={tmp_path}/labels.csv',
-        f'--output={tmp_path}/records')
-    assert code == 2 and 'no scans' in text  # the only layout need not be named
-    with pytest.raises(ConfigError, match='task.detector'):
-        task_module.find_path(None, 'a', detector=None)
+    command = (
+        'prepare', '--config=configs/vertebral_fracture.py', f'--source={tmp_path}',
+        f'--labels={tmp_path}/labels.csv', f'--output={tmp_path}/records')
+    code, text = run(*command)  # the only layout need not be named
+    assert code == 2 and 'no scans' in text
+    hu = np.random.default_rng(0).integers(-1000, 1000, (20, 32, 32), np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(tmp_path / 'a.nii.gz'))
+    code, text = run(*command)
+    assert code == 2 and text.startswith('error: task.detector: '), text
+    assert not (tmp_path / 'records').exists()
 
 
 def test_drawn_spines_train_and_report(tmp_path):
