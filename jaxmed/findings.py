@@ -78,9 +78,11 @@ def predict_files(load, path, output, *, resume, engine):
                 if isinstance(line, InputError):
                     if file == path:
                         raise line
-                    LOG.warning('%s', line)
+                    LOG.warning('%s: unprocessable: %s', case_id, line.reason)
                     row = {'status': 'unprocessable', 'reason': line.reason}
                     line = {'row': row, 'details': {}, 'files': []}
+                else:
+                    LOG.info('%s: done', case_id)
                 journal.add(case_id, stamp, line)
                 bar.update()
     finally:

@@ -185,6 +185,7 @@ def test_one_bad_file_in_a_folder_costs_its_own_row(trained, tmp_path):
                      f'--output={output}')
     assert code == 3, text
     assert '3 predicted, 1 failed' in text and 'Traceback' not in text
+    assert 'torn: unprocessable: ' in text and 'large: done' in text
     rows = json.loads((output / 'findings.json').read_text())
     assert {row['case']: row['status'] for row in rows} == {
         'small': 'done', 'tile': 'done', 'large': 'done', 'torn': 'unprocessable'}
