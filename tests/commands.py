@@ -94,3 +94,13 @@ def _serve(output, words, variables):
     sys.path.insert(0, str(ROOT))
     sys.orig_argv[:], sys.argv[:] = words, words[2:]
     runpy.run_module(words[2], run_name='__main__', alter_sys=True)
+
+
+def drain(generator):
+    """(what a generator yields, what it returns)."""
+    found = []
+    while True:
+        try:
+            found.append(next(generator))
+        except StopIteration as stop:
+            return found, stop.value

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from jaxmed.ct import axial
 from jaxmed.data import canals, volumes
 from jaxmed.errors import RecordError
+from tests.commands import drain
 
 GRID = dict(size_px=64, pixel_mm=2.0)
 LIMITS = dict(
@@ -92,16 +93,6 @@ def test_masks_have_their_canals_found_by_their_holes(tmp_path):
     for record in found:
         x0, y0, x1, y1 = record['targets'][1:]
         np.testing.assert_allclose([x1 - x0, y1 - y0], [8, 6], atol=0.1)
-
-
-def drain(generator):
-    """(what a generator yields, what it returns)."""
-    found = []
-    while True:
-        try:
-            found.append(next(generator))
-        except StopIteration as stop:
-            return found, stop.value
 
 
 def test_scans_that_can_not_be_used_are_counted_and_the_others_go_on(tmp_path):

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from jaxmed.ct import column, path
 from jaxmed.data import spines, volumes
 from jaxmed.errors import ImageError, RecordError
+from tests.commands import drain
 
 CUT = dict(
     box=column.Box(30.0, 20.0, 20.0), height_mm=20.0, shape=(10, 10, 8), pixel_mm=2.0,
@@ -36,15 +37,6 @@ def write_scan(folder, name, *, depth=40):
     image.SetSpacing((1.0, 1.0, 2.0))
     image.SetOrigin((-40.0, -30.0, 100.0))
     sitk.WriteImage(image, str(folder / f'{name}.nii.gz'))
-
-
-def drain(generator):
-    found = []
-    while True:
-        try:
-            found.append(next(generator))
-        except StopIteration as stop:
-            return found, stop.value
 
 
 def read(folder, *lines, find_cord=straight, columns='series,fracture,z_mm', **changes):
