@@ -144,7 +144,10 @@ class _Worker:
                  'confined.serve(int(sys.argv[1]))', str(number)],
                 pass_fds=[number], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 env=os.environ | _ONE_THREAD | {
-                    'PYTHONPATH': paths, 'MALLOC_ARENA_MAX': '2'},
+                    'PYTHONPATH': paths, 'MALLOC_ARENA_MAX': '2',
+                    # Freed arrays go back at once: none lies unused in the heap,
+                    # where the next call could take it without being counted.
+                    'MALLOC_MMAP_THRESHOLD_': str(1 << 20)},
                 start_new_session=True,
             )
         try:

@@ -65,6 +65,18 @@ def test_too_much_memory_is_named():
     assert len(confined.run(np.zeros, 200 << 20, dtype='u1', **LIMITS)) == 200 << 20
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='of glibc')
+def test_memory_that_a_call_has_freed_counts_again():
+    # The C library would keep freed blocks for the next call, after which the size up
+    # to which it does so grows.
+    call = "len([bytes(8 << 20), bytes(16 << 20)])"
+    for _ in range(2):
+        confined.run(eval, call, **LIMITS)
+    refuse_all = LIMITS | {'memory_bytes': 6 << 20}
+    with pytest.raises(confined.Failed, match='needed more than 6 MiB'):
+        confined.run(eval, 'len(bytes(10 << 20))', **refuse_all)
+
+
 def test_a_call_that_hangs_is_ended():
     before = time.monotonic()
     fail('took longer than 0.3 s', time.sleep, 60, seconds=0.3)
