@@ -42,13 +42,14 @@ def records(
             num_patches=num_patches,
         )
         low, high = record['span_mm'][record['patch_mask'] > 0][[-1, 0], [1, 0]]
-        broken = [
-            v.centre_mm[2] for v in ct.find_vertebrae(patient, scanner)
-            if v.grade >= min_grade and low < v.centre_mm[2] < high
+        vertebrae = [
+            spines.Vertebra(v.centre_mm[2], v.grade >= min_grade, v.grade, v.label)
+            for v in ct.find_vertebrae(patient, scanner)
+            if low < v.centre_mm[2] < high
         ]
-        targets = spines.label_patches(record, broken, where='phantom')
-        yield record | {'targets': np.concatenate(
-            [[np.float32(bool(broken))], targets]).astype(np.float32)}
+        yield record | spines.label_patches(
+            record, vertebrae, fracture=float(any(v.fractured for v in vertebrae)),
+            where='phantom')
         drawn += 1
 
 
