@@ -25,11 +25,12 @@ def get_config(variant=''):
         ),
         dtype='float32', box_mm=(60.0, 60.0, 60.0), height_mm=40.0,
         patch_shape=(32, 32, 24), pixel_mm=1.0, num_patches=20,
-        window_centre_hu=370.0, window_width_hu=840.0, patch_weight=1.0, mirror=True,
-        turn_deg=20.0, max_voxels=2**29, memory_mib=4096, read_seconds=120.0,
+        network_shape=(), window_centre_hu=370.0, window_width_hu=840.0,
+        patch_weight=1.0, mirror=True, upend=True, turn_deg=20.0, zoom=0.0, light=0.0,
+        max_voxels=2**29, memory_mib=4096, read_seconds=120.0,
         min_slices=10, phantom_off_mm=1.0, min_grade=1,
     ))
-    config.data = ConfigDict(dict(records='', phantoms=0, sampling='uniform'))
+    config.data = ConfigDict(dict(records='', phantoms=0, sampling='balanced'))
     config.optimizer_name = 'adam'
     config.optimizer = ConfigDict(dict(
         learning_rate=1e-5, layer_decay=1.0, freeze='',

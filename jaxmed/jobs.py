@@ -58,8 +58,9 @@ def train_run(config, workdir, *, command, interrupt):
     sampling = config['data'].get('sampling', 'uniform')
     if sampling not in ('uniform', 'balanced'):
         raise ConfigError('data.sampling', f'{sampling!r}: uniform or balanced')
+    groups = None
     if sampling == 'balanced':
-        train_source = pipeline.balance(train_source)
+        groups = pipeline.by_class(train_source, task.class_of)
     steps_per_epoch = settings['steps_per_epoch'] or max(
         1, round(len(train_source) / settings['batch_size'])
     )
@@ -74,7 +75,7 @@ def train_run(config, workdir, *, command, interrupt):
             _make_start(task, optimizer.tx, settings, workdir),
             lambda start: pipeline.train_batches(
                 train_source, batch_size=settings['batch_size'], seed=settings['seed'],
-                start=start, workers=runtime['workers'],
+                start=start, workers=runtime['workers'], groups=groups,
             ),
             valid_source, checkpoints=checkpoints, seed=settings['seed'], steps=steps,
             eval_batch_size=runtime['eval_batch_size'], eval_every=steps_per_epoch,

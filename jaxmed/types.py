@@ -89,6 +89,8 @@ class Task(NamedTuple):
     # the map [H, W] of the likeliest class, or None
     findings: Callable[..., Finding]
     # What only some tasks have; None or nothing leaves it out.
+    # record -> class, None where unknown: what balanced batches have in equal shares
+    class_of: Callable[[Record], int | None] | None = None
     labels: Sequence[str] = ()  # of the targets' only axis; records must have the same
     # (records, those trained on) -> case ids of the first that are copies of the others
     find_copies: Callable[..., set] | None = None

@@ -58,28 +58,29 @@ class Joined:
         return f'Joined({len(self)} records)'
 
 
-def balance(source):
-    """Repeats the records of rare classes until all classes are about as frequent.
+def by_class(source, class_of):
+    """The places of the records of each class, for balanced batches.
 
     Args:
-        source: random access to Records whose targets are one-hot, [K].
+        source: random access to Records.
+        class_of: record -> its class, or None where that is unknown: such records are
+            left out.
 
     Returns:
-        Subset: each record round(most / n) times, n records being of its class and
-        `most` of the most frequent one.
+        List of lists of places, by class.
 
     Raises:
-        ConfigError: targets are not one class each.
+        ConfigError: no class_of, or no record's class is known.
     """
-    classes = []
+    if class_of is None:
+        raise ConfigError('data.sampling', 'balanced needs one class per example')
+    groups = {}
     for place in range(len(source)):
-        targets = source[place]['targets']
-        if targets.ndim != 1 or sorted(targets.tolist())[-2:] != [0, 1]:
-            raise ConfigError('data.sampling', 'balanced needs one class per example')
-        classes.append(int(targets.argmax()))
-    counts = np.bincount(classes)
-    times = [round(counts.max() / counts[number]) for number in classes]
-    return Subset(source, np.repeat(np.arange(len(source)), times).tolist())
+        groups.setdefault(class_of(source[place]), []).append(place)
+    groups.pop(None, None)
+    if not groups:
+        raise ConfigError('data.sampling', 'balanced, but no class is known')
+    return [groups[number] for number in sorted(groups)]
 
 
 def stack(records):
@@ -95,7 +96,7 @@ def stack(records):
     return batch
 
 
-def train_batches(source, *, batch_size, seed, start=0, workers=0):
+def train_batches(source, *, batch_size, seed, start=0, workers=0, groups=None):
     """Endless shuffled batches of this process's share of `source`.
 
     Batch n of all processes together holds examples n * batch_size up to
@@ -108,6 +109,10 @@ def train_batches(source, *, batch_size, seed, start=0, workers=0):
         seed: of the order.
         start: number of the first batch, for resuming.
         workers: reading processes; 0 reads in threads of this one.
+        groups: lists of places in `source` that get equal shares of each batch, of
+            every part of it that a device sees, too: each is shuffled and repeated by
+            itself, so that an epoch of the small ones is shorter. None: all records
+            alike.
 
     Returns:
         Iterator of Batch, arrays [batch_size / processes, ...].
@@ -122,10 +127,7 @@ def train_batches(source, *, batch_size, seed, start=0, workers=0):
     # Numbers are shuffled and batched, records are only read once it is known whose
     # they are: a process reads its part of each batch and nothing else.
     batches = (
-        grain.MapDataset.range(len(source))
-        .seed(seed)
-        .shuffle()
-        .repeat()
+        _numbers(len(source), seed, groups)
         .batch(batch_size, drop_remainder=True)[start:]
         .map(lambda numbers: stack([source[n] for n in numbers[mine].tolist()]))
         .to_iter_dataset(
@@ -142,6 +144,19 @@ def train_batches(source, *, batch_size, seed, start=0, workers=0):
             worker_init_fn=_follow_parent,
         )
     return iter(batches)
+
+
+def _numbers(count, seed, groups):
+    """The endless shuffled stream of places in a source."""
+    if groups is None:
+        return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+    return grain.MapDataset.mix([
+        grain.MapDataset.source(places)
+        .seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+        .shuffle()
+        .repeat()
+        for number, places in enumerate(groups)
+    ])
 
 
 def _follow_parent(worker, workers):

@@ -167,6 +167,7 @@ def make(
         rows=partial(rows, input_px=input_px),
         cases=cases,
         scores={'certainty': True},
+        class_of=_class_of if single else None,
         metrics=scores.make_metrics(exclusive=single),
         baselines={} if single else {
             'always negative': scores.always_negative(len(names)),
@@ -203,6 +204,11 @@ def _with_temperature(task, temperature, classes, exclusive):
         ),
         sections=partial(make_sections, classes=classes, exclusive=exclusive),
     )
+
+
+def _class_of(record):
+    targets = record['targets']
+    return None if np.isnan(targets).any() else int(targets.argmax())
 
 
 def _classes(data_set, classes, exclusive):

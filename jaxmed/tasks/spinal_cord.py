@@ -100,8 +100,7 @@ def make(
         files=volumes.find_scans,
         read=partial(read_one, read=read),
         preprocess=preprocess,
-        augment=transforms.compose(*steps) if turn_deg or scale or shift or light
-        or noise else None,
+        augment=transforms.compose(*steps),
         loss=lambda outputs, batch: yolo.loss(
             outputs, batch['targets'][:, 1:], batch['targets'][:, 0],
             box_weight=box_weight, background_weight=background_weight, **boxes,

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmed import losses, transforms
 from jaxmed.classification import scores
-from jaxmed.ct import column, drawing
+from jaxmed.ct import augmentation, column, drawing
 from jaxmed.data import spines, volumes
 from jaxmed.data.phantoms import spines as phantoms
 from jaxmed.errors import ConfigError
@@ -29,8 +29,9 @@ CARD = Card(
 
 def make(
     *, detector, model, dtype, box_mm, height_mm, patch_shape, pixel_mm, num_patches,
-    window_centre_hu, window_width_hu, patch_weight, mirror, turn_deg, max_voxels,
-    memory_mib, read_seconds, min_slices, phantom_off_mm, min_grade, axis_name=None,
+    network_shape, window_centre_hu, window_width_hu, patch_weight, mirror, upend,
+    turn_deg, zoom, light, max_voxels, memory_mib, read_seconds, min_slices,
+    phantom_off_mm, min_grade, axis_name=None,
 ) -> Task:
     """Builds the task. Keywords only, no defaults: the config states them all.
 
@@ -41,12 +42,14 @@ def make(
         dtype: 'float32' or 'bfloat16'.
         box_mm: before, behind and to each side of the cord, see ct.column.Box.
         height_mm, patch_shape, pixel_mm: of ct.patches.Tiling.
-        num_patches: that all scans are filled up to.
+        num_patches: that records are filled up to, for training; a scan may have any
+            number when it is predicted.
+        network_shape: patches are resized to it before the network sees them, so that
+            networks of several sizes can be trained on the same records; () for none.
         window_centre_hu, window_width_hu: HU that become [0, 1] (370 and 840).
         patch_weight: lambda of the paper's loss.
-        mirror: whether left and right change places in half of all cases.
-        turn_deg: largest turn of half of all cases, seen from the side, one angle for
-            the whole spine.
+        mirror, upend, turn_deg, zoom, light: of ct.augmentation; 0 or False leaves one
+            out.
         max_voxels, memory_mib, read_seconds, min_slices: limits of a scan, see
             volumes.read_volume.
         phantom_off_mm: of phantoms.spines.
@@ -73,12 +76,16 @@ def make(
         memory_bytes=memory_mib << 20, seconds=read_seconds,
     )
     find_cord = partial(find_path, detector=detector)
-    steps = [flip_sides] if mirror else []
-    if turn_deg:
-        steps.append(make_turn(
-            turn_deg=turn_deg, pitch_mm=(
-                height_mm / patch_shape[0], (box.front_mm + box.back_mm)
-                / patch_shape[1])))
+    seen = tuple(network_shape) or tuple(patch_shape)
+    if len(seen) != 3 or min(seen) < 1:
+        raise ConfigError('task.network_shape', f'{network_shape!r}: three, or ()')
+    steps = [augmentation.mirror] * mirror + [augmentation.upend] * upend
+    if turn_deg or zoom:
+        steps.append(augmentation.make_turn(
+            turn_deg=turn_deg, zoom=zoom, pitch_mm=(
+                height_mm / seen[0], (box.front_mm + box.back_mm) / seen[1])))
+    if light:
+        steps.append(augmentation.make_light(strength=light))
     return Task(
         card=CARD,
         model=PatchSequence(
@@ -89,7 +96,10 @@ def make(
             'inputs': np.zeros((num_patches, *patch_shape), np.int16),
             'patch_mask': np.ones(num_patches, np.float32),
             'position': np.zeros(num_patches, np.float32),
+            'slice_mm': np.zeros((), np.float32),
             'targets': np.zeros(1 + num_patches, np.float32),
+            'grade': np.zeros(num_patches, np.float32),
+            'level': np.zeros(num_patches, np.float32),
         },
         sources={'scans': partial(
             spines.read, read_volume=read_volume, find_cord=find_cord, **cut)},
@@ -98,8 +108,9 @@ def make(
         files=volumes.find_scans,
         read=partial(read_one, read_volume=read_volume, find_cord=find_cord, cut=cut),
         preprocess=partial(
-            preprocess, centre_hu=window_centre_hu, width_hu=window_width_hu),
-        augment=transforms.compose(*steps) if steps else None,
+            preprocess, shape=seen, centre_hu=window_centre_hu,
+            width_hu=window_width_hu),
+        augment=transforms.compose(*steps),
         loss=lambda outputs, batch: losses.series_and_patches(
             outputs, batch['targets'], patch_weight=patch_weight),
         probabilities=partial(jax.tree.map, jax.nn.sigmoid),
@@ -107,6 +118,7 @@ def make(
         rows=rows,
         cases=cases,
         scores={'certainty': True},
+        class_of=class_of,
         metrics={
             name: metric
             for name, metric in scores.make_metrics(exclusive=False).items()
@@ -141,9 +153,21 @@ def read_one(file, *, case_id, read_volume, find_cord, cut):
         volume, find_cord(volume, case_id), case_id=case_id, **cut)
 
 
-def preprocess(batch, *, centre_hu, width_hu):
-    """int16 HU [B, K, pH, pW, pZ] -> the model's inputs, in [0, 1]."""
+def class_of(record):
+    """1 with a fracture, 0 without, None where that is unknown."""
+    fracture = record['targets'][0]
+    return None if np.isnan(fracture) else int(fracture)
+
+
+def preprocess(batch, *, shape, centre_hu, width_hu):
+    """int16 HU [B, K, pH, pW, pZ] -> the model's inputs, in [0, 1].
+
+    Resized to `shape`, linearly and where smaller with an antialias filter: HU, before
+    the window cuts them off.
+    """
     hu = batch['inputs'].astype(jnp.float32)
+    if hu.shape[2:] != shape:
+        hu = jax.image.resize(hu, (*hu.shape[:2], *shape), 'linear')
     patches = jnp.clip((hu - centre_hu) / width_hu + 0.5, 0.0, 1.0)[..., None]
     return batch | {'inputs': {
         'patches': patches, 'mask': batch['patch_mask'], 'position': batch['position'],
@@ -154,51 +178,14 @@ def _flip(inputs):
     return inputs | {'patches': jnp.flip(inputs['patches'], axis=-2)}
 
 
-def flip_sides(keys, batch):
-    """Left and right change places in half of all cases, the whole spine at once."""
-    draws = jax.vmap(jax.random.bernoulli)(keys)
-    patches = batch['inputs']['patches']
-    flipped = jnp.where(
-        draws.reshape(-1, *[1] * (patches.ndim - 1)), _flip(batch['inputs'])['patches'],
-        patches,
-    )
-    return batch | {'inputs': batch['inputs'] | {'patches': flipped}}
-
-
-def make_turn(*, turn_deg, pitch_mm):
-    """Builds a turn of all patches of a spine as seen from the side, in half of cases.
-
-    Args:
-        turn_deg: largest angle to both sides.
-        pitch_mm: between rows and columns of a patch.
-    """
-    scale = jnp.array(pitch_mm)
-
-    def turn(key, patches):
-        draw, angle = jax.random.split(key)
-        angle = jnp.deg2rad(turn_deg) * jax.random.uniform(angle, minval=-1.0)
-        angle *= jax.random.bernoulli(draw)
-        cosine, sine = jnp.cos(angle), jnp.sin(angle)
-        # Pixels are not square: turned in mm.
-        matrix = jnp.array([[cosine, -sine], [sine, cosine]]) * scale / scale[:, None]
-        middle = (jnp.array(patches.shape[1:3]) - 1) / 2
-        return jax.vmap(lambda x: transforms.sample(
-            x, matrix, middle - matrix @ middle))(patches)
-
-    def augment(keys, batch):
-        patches = batch['inputs']['patches']
-        turned = jax.vmap(turn)(keys, patches[..., 0])[..., None]
-        return batch | {'inputs': batch['inputs'] | {'patches': turned}}
-
-    return augment
-
-
 def rows(probabilities, batch):
     """Of a series [B, 1] and of its patches [B, K], beside what is true."""
     return {
         'probability': probabilities['series'][:, None],
         'patch_probability': probabilities['patches'],
         'targets': batch['targets'][:, :1], 'patch_targets': batch['targets'][:, 1:],
+        **{name: batch[name] for name in (
+            'patch_mask', 'position', 'grade', 'level', 'slice_mm')},
     }
 
 

@@ -130,13 +130,32 @@ def test_prefetch_measures_the_wait_and_stops_an_endless_reader():
     assert not ready._thread.is_alive()
 
 
-def test_balanced_sampling_repeats_rare_classes():
-    targets = np.eye(3, dtype=np.float32)[[0] * 8 + [1] * 4 + [2]]
-    source = pipeline.balance([{'targets': row} for row in targets])
-    classes = [int(source[i]['targets'].argmax()) for i in range(len(source))]
-    assert np.bincount(classes).tolist() == [8, 8, 8]
-    with pytest.raises(ConfigError, match='balanced needs one class per example'):
-        pipeline.balance([{'targets': np.array([1.0, 1.0])}])
+def test_balanced_batches_hold_equal_parts_of_each_class_and_all_its_records():
+    source = [{'inputs': np.array(n), 'class': c}
+              for n, c in enumerate([1, 0, 0, None, 0, 0, 0, 1, 1])]
+    groups = pipeline.by_class(source, lambda record: record['class'])
+    assert groups == [[1, 2, 4, 5, 6], [0, 7, 8]]
+    records = [{'inputs': record['inputs']} for record in source]
+
+    def first(count, **options):
+        batches = pipeline.train_batches(
+            records, batch_size=4, seed=3, groups=groups, **options)
+        return [next(batches)['inputs'] for _ in range(count)]
+
+    batches = first(15)
+    for batch in batches:
+        # Both halves, too: what two devices see of it.
+        assert all(np.isin(half, groups[1]).sum() == 1 for half in np.split(batch, 2))
+    seen = np.concatenate(batches)
+    assert np.bincount(seen).tolist() == [10, 6, 6, 0, 6, 6, 6, 10, 10]
+    assert len({tuple(batch) for batch in batches}) > 10  # shuffled anew each time
+    np.testing.assert_array_equal(first(10, start=5), batches[5:])
+
+
+def test_balanced_batches_need_classes():
+    for class_of in (None, lambda record: None):
+        with pytest.raises(ConfigError, match='data.sampling: balanced'):
+            pipeline.by_class([{}], class_of)
 
 
 @pytest.mark.skipif(not Path('/proc').is_dir(), reason='looks for processes in /proc')

@@ -1,6 +1,5 @@
 """Patches of a spine through the task: labels, views, a whole run."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,7 +23,8 @@ def make(**changes):
 def test_hu_go_through_the_papers_window():
     batch = {'inputs': np.array([-1024, -50, 370, 790, 3000], np.int16).reshape(
         1, 1, 5, 1, 1), 'patch_mask': np.ones((1, 1)), 'position': np.zeros((1, 1))}
-    ready = task_module.preprocess(batch, centre_hu=370.0, width_hu=840.0)
+    ready = task_module.preprocess(
+        batch, shape=(5, 1, 1), centre_hu=370.0, width_hu=840.0)
     np.testing.assert_allclose(
         ready['inputs']['patches'].ravel(), [0, 0, 0.5, 1, 1], atol=1e-6)
 
@@ -48,30 +48,17 @@ def batch_of(task, count=16):
     })
 
 
-def test_a_spine_is_mirrored_as_a_whole_in_half_of_cases():
-    batch = batch_of(make())
-    keys = jax.random.split(jax.random.key(0), 16)
-    before = np.asarray(batch['inputs']['patches'])
-    after = np.asarray(task_module.flip_sides(keys, batch)['inputs']['patches'])
-    same = [np.array_equal(a, b) for a, b in zip(before, after)]
-    mirrored = [np.array_equal(a, b[..., ::-1, :]) for a, b in zip(before, after)]
-    assert 3 < sum(same) < 13 and np.array_equal(np.array(same), ~np.array(mirrored))
-
-
-def test_a_turn_is_in_millimetres_and_the_same_for_all_patches_of_a_spine():
-    # A line along the rows of 1 mm; columns are 4 mm wide.
-    patches = np.zeros((32, 2, 33, 33, 1, 1), np.float32)
-    patches[:, :, :, 16] = 1
-    batch = {'inputs': {'patches': jnp.array(patches)}}
-    keys = jax.random.split(jax.random.key(1), 32)
-    turn = task_module.make_turn(turn_deg=20.0, pitch_mm=(1.0, 4.0))
-    out = np.asarray(turn(keys, batch)['inputs']['patches'])[..., 0, 0]
-    np.testing.assert_array_equal(out[:, 0], out[:, 1])
-    places = (out * np.arange(33)).sum(-1) / out.sum(-1)  # of the line in each row
-    slopes = (places[:, 0, 24] - places[:, 0, 8]) * 4 / 16  # mm to the side a mm
-    degrees = np.rad2deg(np.arctan(slopes))
-    assert 8 < np.sum(np.abs(degrees) > 0.5) < 24  # half of all cases
-    assert 12 < np.abs(degrees).max() < 20.5
+def test_smaller_networks_see_means_of_hu_and_larger_ones_a_ramp():
+    hu = np.tile(np.array([0, 100, 200, 300], np.int16)[:, None, None], (1, 2, 2))
+    batch = {'inputs': hu[None, None], 'patch_mask': 1, 'position': 0}
+    rows = [
+        np.asarray(task_module.preprocess(
+            batch, shape=(rows, 2, 2), centre_hu=500.0, width_hu=1000.0,
+        )['inputs']['patches'])[0, 0, :, 0, 0, 0] for rows in (2, 7)
+    ]
+    assert rows[0][0] + rows[0][1] == pytest.approx(0.3, abs=1e-5)
+    assert 0.05 < rows[0][0] < 0.1  # an antialias filter is wider than two rows
+    np.testing.assert_allclose(np.diff(rows[1])[1:-1], 0.4 / 7, atol=1e-5)
 
 
 def test_views_average_a_spine_and_its_mirror_image():
