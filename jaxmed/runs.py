@@ -171,8 +171,9 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
         (tasks, members, config of the first run, steps), one of each per run.
 
     Raises:
-        CheckpointError: a folder is no run, is one of another task than the first,
-            or its checkpoint is damaged or does not fit its config.
+        CheckpointError: a folder is no run, is one of another task than the first or
+            reads files in another way, or its checkpoint is damaged or does not fit its
+            config.
     """
     tasks, members, steps = [], [], []
     first = read_config(workdirs[0])
@@ -183,8 +184,16 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
                 workdir,
                 f'a run of task {config["task_name"]!r}, not of {first["task_name"]!r}',
             )
-        options = {'task': config['task'] | (task_options or {})}
-        task = make_task(config | options)
+        options = config['task'] | (task_options or {})
+        if tasks and 'detector' in options:
+            options['detector'] = ''  # the first member reads for all
+        task = make_task(config | {'task': options})
+        for name, value in task.reading.items() if tasks else ():
+            if tasks[0].reading[name] != value:
+                raise CheckpointError(
+                    workdir, f'reads with {name} {value}, and {workdirs[0]} with '
+                    f'{tasks[0].reading[name]}: no ensemble'
+                )
         if tasks and task.labels != tasks[0].labels:
             raise CheckpointError(
                 workdir, f'a run with other labels than {workdirs[0]}'

@@ -44,7 +44,17 @@ class Finding(NamedTuple):
     row: dict[str, Any]  # scalars: one line of findings.csv
     details: dict[str, Any]  # JSON: findings.json
     pictures: dict[str, np.ndarray]  # 'overlays' -> uint8 [H, W, 3] or [H, W]
-    files: Mapping[str, Any] = {}  # in the case's own folder: name -> picture or JSON
+    # in the case's own folder: name -> picture, JSON, or bytes as they are
+    files: Mapping[str, Any] = {}
+
+
+class Page(NamedTuple):
+    """How the findings of a folder are summed up on one page, see jaxmed.cohort."""
+
+    risk: str  # column of findings.csv, in [0, 1]: what cases are sorted by
+    verdict: str  # column of a few different words; '' where there is none
+    picture: str  # of Finding.pictures
+    columns: Mapping[str, str]  # more of them -> headings
 
 
 class Card(NamedTuple):
@@ -102,5 +112,9 @@ class Task(NamedTuple):
     probes: Mapping[str, Callable[[Batch], Batch]] = {}  # changes of the raw batch
     fit_baselines: Callable[..., Mapping] | None = None  # training source -> more
     sections: Callable[..., list] | None = None  # cases, ... -> parts of a report
+    reading: Mapping[str, Any] = {}  # how a file becomes a record; of members the same
     # [(keywords of its make, values of report.summarise)] -> file name -> text
     tabulate: Callable[[Sequence[tuple]], Mapping[str, str]] | None = None
+    page: Page | None = None
+    # (file, record, Finding, *, kinds, made_by) -> name -> bytes of a DICOM file
+    dicom: Callable[..., Mapping[str, bytes]] | None = None

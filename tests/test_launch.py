@@ -291,6 +291,20 @@ def test_a_run_is_measured_on_another_prepared_set(trained, tmp_path):
     assert code == 0 and 'this model on test: 4 cases' in output, output
 
 
+def test_drawn_cases_are_a_test_set_when_the_seed_is_another(trained, tmp_path):
+    for seed, code, words in (
+        (7, 0, 'this model on test: 4 cases'),
+        (0, 2, 'all cases to be measured were trained on'),
+    ):
+        folder = tmp_path / str(seed)
+        assert run(
+            'prepare', TINY[0], *TINY[2:4], '--phantoms=4', f'--seed={seed}',
+            f'--output={folder}', '--splits=0,0,1')[0] == 0
+        outcome, output = run(
+            'evaluate', f'--workdir={trained[0]}', f'--records={folder}')
+        assert outcome == code and words in output, output
+
+
 @pytest.mark.parametrize('module, flags, words', [
     ('predict', '--workdir={run} --input={torn} --output={out}', 'truncated'),
     ('predict', '--workdir={run} --input={none} --output={out}', 'none.png'),
@@ -303,6 +317,10 @@ def test_a_run_is_measured_on_another_prepared_set(trained, tmp_path):
      '--source={empty} --output={out}', "'x' is none of"),
     ('prepare', '--config=configs/white_blood_cell_unet.py --layout=sigtuple '
      '--source={empty} --output={out} --splits=1,1,1', '--splits'),
+    ('prepare', '--config=configs/white_blood_cell_unet.py --output={out}',
+     '--source: name a folder'),
+    ('prepare', '--config=configs/white_blood_cell_unet.py --output={out} '
+     '--source={empty} --phantoms=3', '--phantoms: does not go with --source'),
     ('train', '--config=configs/white_blood_cell_unet.py:x --workdir={out}', "'x'"),
     ('train', '--config=configs/nothing.py --workdir={out}', 'nothing.py'),
     ('train', '--config=configs/white_blood_cell_unet.py --workdir={out} '

@@ -26,6 +26,8 @@ CARD = Card(
     paper_data='346 series of its own',
 )
 
+MOST_PATCHES = 96  # of a scan that is predicted: 3.8 m of 40 mm each
+
 
 def make(
     *, detector, model, dtype, box_mm, height_mm, patch_shape, pixel_mm, num_patches,
@@ -126,8 +128,9 @@ def make(
         } | {'patch_auc': patch_auc},
         baselines={},
         render=render,
-        infer=None,
+        infer=infer,
         findings=findings,
+        reading=dict(cut, num_patches=None),
     )
 
 
@@ -147,10 +150,25 @@ def find_path(volume, case_id, *, detector):
 
 
 def read_one(file, *, case_id, read_volume, find_cord, cut):
-    """A scan as an unlabelled record of data.spines."""
+    """A scan of any length as an unlabelled record of data.spines."""
     volume = read_volume(file)
     return spines.make_record(
-        volume, find_cord(volume, case_id), case_id=case_id, **cut)
+        volume, find_cord(volume, case_id), case_id=case_id,
+        **cut | {'num_patches': MOST_PATCHES})
+
+
+def infer(apply, record, *, batch_size):
+    """Probabilities of one scan, of any number of patches.
+
+    Fillers count for nothing: a network is compiled for multiples of 8 patches only.
+    """
+    del batch_size
+    count = int(record['patch_mask'].sum())
+    size = -(-count // 8) * 8
+    batch = {
+        name: record[name][None, :size] for name in ('inputs', 'patch_mask', 'position')
+    }
+    return jax.tree.map(lambda x: np.asarray(x)[0], apply(batch))
 
 
 def class_of(record):
