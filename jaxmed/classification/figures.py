@@ -16,17 +16,28 @@ NAME_LENGTH = 16  # letters of a class name along an axis
 SHARE_BARS = 20
 
 
-def _panel(marks, x_title, y_title, height=HEIGHT):
-    """A square panel whose axes run from 0 to 1."""
+def panel(marks, x_title, y_title, *, height=HEIGHT, x_ticks=None):
+    """A square panel whose axes run from 0 to 1, as SVG.
+
+    Args:
+        marks: SVG elements, with places of `locate`.
+        x_title, y_title: of the axes.
+        height: of the panel, where something stands below the axes.
+        x_ticks: share of the width -> label, of another scale than from 0 to 1.
+    """
     bottom, right = TOP + SIDE, LEFT + SIDE
     parts = []
     for tick in TICKS:
-        x, y = _at(tick, tick)
+        _, y = locate(0, tick)
         parts += [
             f'<path class="grid" d="M{LEFT} {y}H{right}"/>',
             f'<text x="{LEFT - 7}" y="{y + 4}" text-anchor="end">{tick:g}</text>',
+        ]
+    for tick, label in (x_ticks or {tick: f'{tick:g}' for tick in TICKS}).items():
+        x, _ = locate(tick, 0)
+        parts += [
             f'<path class="axis" d="M{x} {bottom}v5"/>',
-            f'<text x="{x}" y="{bottom + 20}" text-anchor="middle">{tick:g}</text>',
+            f'<text x="{x}" y="{bottom + 20}" text-anchor="middle">{label}</text>',
         ]
     parts += [
         f'<path class="axis" d="M{LEFT} {bottom}H{right}"/>', *marks,
@@ -37,17 +48,18 @@ def _panel(marks, x_title, y_title, height=HEIGHT):
     return f'<svg viewBox="0 0 {WIDTH} {height}">{"".join(parts)}</svg>'
 
 
-def _at(x, y):
+def locate(x, y):
     """Shares in [0, 1] -> place in the panel, to a tenth."""
     return round(LEFT + SIDE * float(x), 1), round(TOP + SIDE * (1 - float(y)), 1)
 
 
-def _line(x, y, kind):
-    points = ('{} {}'.format(*_at(*point)) for point in zip(x, y, strict=True))
+def line(x, y, kind):
+    """A path of the class `kind` through shares in [0, 1]."""
+    points = ('{} {}'.format(*locate(*point)) for point in zip(x, y, strict=True))
     return f'<path class="{kind}" d="M{"L".join(points)}"/>'
 
 
-def _thin(*columns):
+def thin(*columns):
     """At most POINTS of each, the ends among them."""
     keep = np.linspace(0, len(columns[0]) - 1, min(len(columns[0]), POINTS))
     return [column[np.unique(keep.round().astype(int))] for column in columns]
@@ -131,22 +143,22 @@ def roc(rows, k, name, *, points=()):
     positives, known = (int(column[k]) for column in scores.support(rows))
     area = float(scores.auc(rows, exclusive=False, only=[k])[0])
     dots = [
-        '<circle class="dot" cx="{}" cy="{}" r="5"/>'.format(*_at(
+        '<circle class="dot" cx="{}" cy="{}" r="5"/>'.format(*locate(
             false_rates[place], sensitivities[place]
         )) for place in (
             np.searchsorted(-thresholds, -point, 'right') - 1 for point in points
             if math.isfinite(point)
         )
     ]
-    false_rates, sensitivities, thresholds = _thin(
+    false_rates, sensitivities, thresholds = thin(
         false_rates, sensitivities, thresholds
     )
     return Figure(
         alt=f'ROC curve of {name}: area {area:.3f}',
         caption=f'{name}: AUC {area:.3f}; {positives} of {known} images.',
-        svg=_panel([
-            _line((0, 1), (0, 1), 'ideal'),
-            _line(false_rates, sensitivities, 'curve curve-0'), *dots,
+        svg=panel([
+            line((0, 1), (0, 1), 'ideal'),
+            line(false_rates, sensitivities, 'curve curve-0'), *dots,
         ], '1 - specificity', 'Sensitivity'),
         numbers={
             'false_positive_rate': false_rates, 'sensitivity': sensitivities,
@@ -162,15 +174,15 @@ def precision_recall(rows, k, name):
         return None
     positives, known = (int(column[k]) for column in scores.support(rows))
     area = float(scores.average_precision(rows, exclusive=False, only=[k])[0])
-    recalls, precisions, thresholds = _thin(recalls, precisions, thresholds)
+    recalls, precisions, thresholds = thin(recalls, precisions, thresholds)
     share = positives / known
     return Figure(
         alt=f'Precision-recall curve of {name}: average precision {area:.3f}',
         caption=f'{name}: average precision {area:.3f} (chance {share:.3f}); '
                 f'{positives} of {known} images.',
-        svg=_panel([
-            _line((0, 1), (share, share), 'ideal'),
-            _line(recalls, precisions, 'curve curve-0'),
+        svg=panel([
+            line((0, 1), (share, share), 'ideal'),
+            line(recalls, precisions, 'curve curve-0'),
         ], 'Recall', 'Precision'),
         numbers={
             'recall': recalls, 'precision': precisions, 'threshold': thresholds,
@@ -187,11 +199,11 @@ def reliability_diagram(rows, *, exclusive, title, k=None):
     bins = calibration.reliability(rows, exclusive=exclusive, k=k)
     if not len(bins.count):
         return None
-    marks = [_line((0, 1), (0, 1), 'ideal')]
+    marks = [line((0, 1), (0, 1), 'ideal')]
     for probability, share, low, high in zip(*bins[1:], strict=True):
-        x, y = _at(probability, share)
+        x, y = locate(probability, share)
         marks.append(
-            f'<path class="whisker" d="M{x} {_at(0, low)[1]}V{_at(0, high)[1]}"/>'
+            f'<path class="whisker" d="M{x} {locate(0, low)[1]}V{locate(0, high)[1]}"/>'
             f'<circle class="dot" cx="{x}" cy="{y}" r="4.5"/>'
         )
     probability, _ = calibration.sureness(rows, exclusive=exclusive, k=k)
@@ -207,7 +219,7 @@ def reliability_diagram(rows, *, exclusive, title, k=None):
         size = round(tallest * count / counts.max(), 1)
         if count:
             marks.append(
-                f'<rect class="bar" x="{_at(edge, 0)[0]}" y="{base - size}" '
+                f'<rect class="bar" x="{locate(edge, 0)[0]}" y="{base - size}" '
                 f'width="{SIDE / SHARE_BARS}" height="{size}">'
                 f'<title>{count}</title></rect>'
             )
@@ -215,7 +227,7 @@ def reliability_diagram(rows, *, exclusive, title, k=None):
         alt=f'Reliability diagram, {title}: {len(bins.count)} bins of '
             f'{len(probability)} answers',
         caption=f'{title}, N = {len(probability)}.',
-        svg=_panel(marks, 'Probability given', 'Share that came true', base + 6),
+        svg=panel(marks, 'Probability given', 'Share that came true', height=base + 6),
         numbers=bins._asdict() | {'histogram': counts},
     )
 
@@ -241,7 +253,7 @@ def probability_histogram(rows, k, name):
             if value:
                 y = axis - size if sign > 0 else axis
                 parts.append(
-                    f'<rect class="{kind}" x="{_at(i / SHARE_BARS, 0)[0]}" y="{y}" '
+                    f'<rect class="{kind}" x="{locate(i / SHARE_BARS, 0)[0]}" y="{y}" '
                     f'width="{SIDE / SHARE_BARS}" height="{size}"/>'
                 )
         y = axis - sign * reach + 4
@@ -249,7 +261,7 @@ def probability_histogram(rows, k, name):
             f'<text x="{LEFT - 7}" y="{y}" text-anchor="end">{top:.0%}</text>'
         )
     for tick in TICKS:
-        x, _ = _at(tick, 0)
+        x, _ = locate(tick, 0)
         parts.append(
             f'<path class="axis" d="M{x} {bottom}v5"/><text x="{x}" '
             f'y="{bottom + 20}" text-anchor="middle">{tick:g}</text>'
