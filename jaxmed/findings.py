@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jaxmed.data import dicom_writing
 from jaxmed.data.pipeline import Prefetch
 from jaxmed.errors import ConfigError, InputError
 
@@ -25,7 +26,7 @@ ENGINES = ('local', 'ray')
 KINDS = ('masks', 'overlays')  # of pictures that tasks make
 
 
-def predict_files(load, path, output, *, resume, engine):
+def predict_files(load, path, output, *, resume, engine, dicom, summarise):
     """Predicts every case under `path` and writes what was found.
 
     In a folder one bad file costs its own row, with status and reason; a single bad
@@ -41,6 +42,9 @@ def predict_files(load, path, output, *, resume, engine):
             that have not changed since.
         engine: 'local', or 'ray': over the cluster that RAY_ADDRESS names, all of whose
             machines see `path` and `output`, or over this machine's devices.
+        dicom: kinds of DICOM files to write for each case, of dicom_writing.KINDS.
+        summarise: (output, task, lines of the journal) -> None, of a folder: what sums
+            it up, each time from all that is known of it.
 
     Returns:
         (rows of findings.csv as dicts, number of cases that failed).
@@ -55,10 +59,15 @@ def predict_files(load, path, output, *, resume, engine):
         # This process only shares out; the devices are the workers'.
         jax.config.update('jax_platforms', 'cpu')
     predictor = load()
+    if dicom:
+        dicom_writing.check_kinds(dicom)
+        if predictor.task.dicom is None:
+            raise ConfigError('--dicom', 'this task has no DICOM to write')
     if output.resolve().is_relative_to(path.resolve()):
         raise InputError(output, 'lies in the input: pictures would be read as cases')
     files = predictor.task.files(path)
-    journal = _Journal(output, predictor.made_by)
+    journal = _Journal(
+        output, '+'.join([predictor.made_by, *sorted(dicom)]))
     stamps = {entry: _stamp(entry[0]) for entry in files}  # before anything is read
     todo = [
         entry for entry in files
@@ -67,9 +76,10 @@ def predict_files(load, path, output, *, resume, engine):
     if len(todo) < len(files):
         LOG.info('%d of %d cases were done before', len(files) - len(todo), len(files))
     if engine == 'ray':
-        done = _share_out(load, todo, output, together=predictor.together)
+        done = _share_out(
+            load, todo, output, dicom=dicom, together=predictor.together)
     else:
-        done = _predict_all(predictor, todo, output)
+        done = _predict_all(predictor, todo, output, dicom=dicom)
     try:
         before = len(files) - len(todo)
         with tqdm(total=len(files), initial=before, disable=None) as bar:
@@ -88,11 +98,14 @@ def predict_files(load, path, output, *, resume, engine):
     finally:
         done.close()
         # What was done so far is kept, whatever ended the loop.
-        rows = journal.write_tables([case_id for _, case_id in files])
+        lines = journal.write_tables([case_id for _, case_id in files])
+        if lines and path.is_dir():
+            summarise(output, predictor.task, lines)
+    rows = [{'case': line['case']} | line['row'] for line in lines]
     return rows, sum(row['status'] != 'done' for row in rows)
 
 
-def _predict_all(predictor, entries, output):
+def _predict_all(predictor, entries, output, *, dicom):
     """Yields (entry, its line of the journal, or the InputError) and writes files."""
     task = predictor.task
 
@@ -109,6 +122,9 @@ def _predict_all(predictor, entries, output):
             ))
             for entry, record in some:
                 found_now = record if isinstance(record, InputError) else next(found)
+                if dicom and not isinstance(found_now, InputError):
+                    found_now = _with_dicom(
+                        predictor, entry[0], record, found_now, dicom)
                 if isinstance(found_now, InputError):
                     yield entry, found_now
                     continue
@@ -119,7 +135,17 @@ def _predict_all(predictor, entries, output):
                 }
 
 
-def _share_out(load, entries, output, *, together):
+def _with_dicom(predictor, file, record, finding, kinds):
+    """The finding with its DICOM files, or the InputError that says why not."""
+    try:
+        files = predictor.task.dicom(
+            file, record, finding, kinds=kinds, made_by=predictor.made_by)
+    except InputError as error:
+        return error
+    return finding._replace(files={**finding.files, **files})
+
+
+def _share_out(load, entries, output, *, dicom, together):
     """_predict_all over a Ray cluster, in any order."""
     try:
         import ray
@@ -133,7 +159,8 @@ def _share_out(load, entries, output, *, together):
             self.predictor = load()
 
         def predict(self, some):
-            return list(_predict_all(self.predictor, some, output.absolute()))
+            return list(_predict_all(
+                self.predictor, some, output.absolute(), dicom=dicom))
 
     ray.init(
         ignore_reinit_error=True, include_dashboard=False, log_to_driver=False,
@@ -229,7 +256,7 @@ class _Journal:
             raise InputError(self.path, f"can't be written: {error.strerror}") from None
 
     def write_tables(self, case_ids):
-        """findings.csv and findings.json of these cases; returns the rows."""
+        """findings.csv and findings.json of these cases; returns their lines."""
         if self.file is not None:
             self.file.close()
         lines = [self.lines[case_id] for case_id in case_ids if case_id in self.told]
@@ -245,7 +272,7 @@ class _Journal:
             replace(
                 self.output / 'findings.json', json.dumps(details, indent=1).encode()
             )
-        return rows
+        return lines
 
 
 def _encode(line):
@@ -278,6 +305,8 @@ def _write_files(output, case_id, finding):
         names.append(f'{case_id}/{name}')
         if isinstance(content, np.ndarray):
             write_png(output / names[-1], content)
+        elif isinstance(content, bytes):
+            replace(output / names[-1], content)
         else:
             replace(output / names[-1], json.dumps(content, indent=1).encode())
     return names

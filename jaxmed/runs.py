@@ -211,6 +211,8 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
             )
         members.append(weights)
         steps.append(step)
+    if len(tasks) > 1 and calibrate and tasks[0].together is not None:
+        tasks[0] = tasks[0].together([read_calibration(path) for path in workdirs])
     return tasks, members, first, steps
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 
 import launch
-from jaxmed import findings, runs
+from jaxmed import cohort, findings, runs
 from jaxmed.errors import InputError
 
 _WORKDIR = flags.DEFINE_list('workdir', None, 'Run folder, or several of them.')
@@ -33,6 +33,10 @@ _RESUME = flags.DEFINE_bool(
 )
 _ENGINE = flags.DEFINE_enum(
     'engine', 'local', findings.ENGINES, 'Or on the machines of a Ray cluster.'
+)
+_DICOM = flags.DEFINE_list(
+    'dicom', [], 'Files for an archive, of tasks that have them: sc (the picture, a '
+    'Secondary Capture), sr (the numbers, a Structured Report).'
 )
 flags.mark_flags_as_required(['workdir', 'input', 'output'])
 
@@ -59,7 +63,8 @@ def main(argv):
         task_options=_parse(_TASK.value), explain=_EXPLAIN.value,
     )
     rows, failed = findings.predict_files(
-        load, _INPUT.value, _OUTPUT.value, resume=_RESUME.value, engine=_ENGINE.value
+        load, _INPUT.value, _OUTPUT.value, resume=_RESUME.value, engine=_ENGINE.value,
+        dicom=_DICOM.value, summarise=cohort.summarise,
     )
     print(f'{len(rows) - failed} predicted, {failed} failed')
     print(f'findings: {_OUTPUT.value}/findings.csv')

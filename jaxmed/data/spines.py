@@ -1,12 +1,13 @@
 """Labelled CT scans -> records of patches along the spine (paper 001, 2.2)."""
 
+import itertools
 import logging
 import math
-from typing import NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 
-from jaxmed.ct import column, patches
+from jaxmed.ct import column, patches, path
 from jaxmed.data import identity
 from jaxmed.data.cohorts import Cohort
 from jaxmed.errors import ImageError, RecordError
@@ -23,6 +24,16 @@ LEVELS = {
     **{f'L{n}': 19 + n for n in range(1, 7)}, 'T13': 28,
 }
 
+# Where vertebral bodies lie: mm behind the cord (before it, so negative), and to each
+# side of it. See column.Box; 2 mm are left for the path's error.
+BODIES_MM, BODIES_HALF_MM = (-50.0, -3.0), 32.0
+_BONE_HU = 250
+
+# The picture from the side: the mean of a few millimetres of its depth.
+_VIEW = column.Box(front_mm=80.0, back_mm=60.0, half_width_mm=1.25)
+_VIEW_PIXEL_MM = 0.5
+_VIEW_HU = (-200.0, 800.0)  # black and white: thin bone still differs from discs
+
 
 class Vertebra(NamedTuple):
     """What is known of a vertebra."""
@@ -31,6 +42,32 @@ class Vertebra(NamedTuple):
     fractured: bool
     grade: float  # Genant's, 0 to 3; NaN where unknown
     level: float  # of LEVELS; NaN where unknown
+
+
+class Region(NamedTuple):
+    """The smallest boxes that hold a part of each patch, cut at the scan's edges."""
+
+    voxels: np.ndarray  # int32 [k, 2, 3], (d, h, w) of the volume: first, one past last
+    source: np.ndarray  # int32 [k, 2, 3], the same in the file's (k, j, i)
+    corners_mm: np.ndarray  # float64 [k, 2, 3], least and greatest LPS (x, y, z)
+
+
+class Scan(NamedTuple):
+    """Where the k patches of a scan lie, and how well the scan could be read."""
+
+    patch: Region  # all that the network saw of it
+    bodies: Region  # its part where vertebral bodies lie
+    outline_mm: np.ndarray  # float64 [k, 4, 3]: LPS of that part, seen from the side
+    inside: np.ndarray  # float64 [k], share of the bodies' region that was scanned
+    bone: np.ndarray  # float64 [k], share of the bodies' region that is bone
+    side_view: np.ndarray  # uint8 [N, Y]: straightened, head up, front on the left
+    view_pitch_mm: tuple[float, float]  # of its pixels
+    view_rows: np.ndarray  # float64 [k, 2]: edges of each patch in it
+    view_columns: tuple[float, float]  # edges of the bodies' region in it
+    affine: np.ndarray  # of the Volume
+    to_source: np.ndarray  # of the Volume
+    cord: Mapping[str, Any]  # JSON: share of slices by kind, surest things, gaps
+    facts: Mapping[str, Any]  # of the Volume
 
 
 def read(
@@ -57,7 +94,8 @@ def read(
         Record, see make_record.
 
     Returns:
-        dict, for the manifest: `found` of cohorts.Cohort.
+        dict, for the manifest: `found` of cohorts.Cohort, and 'unprocessable_targets',
+        whether these have a fracture, None where unknown.
 
     Raises:
         RecordError: the table lacks a column or has no rows, a value is none, rows of a
@@ -69,6 +107,7 @@ def read(
         case_id: _settle(labels, rows)
         for case_id, rows in cohort.group(labels, columns=('fracture',)).items()
     }
+    unprocessable = cohort.found['unprocessable_targets'] = {}
     for case_id, (fracture, vertebrae) in table.items():
         volume = cohort.read(case_id)
         record = volume and cohort.attempt(case_id, lambda: make_record(
@@ -77,6 +116,8 @@ def read(
             num_patches=num_patches,
         ))
         if record is None:
+            if case_id in cohort.found['unprocessable']:
+                unprocessable[case_id] = None if math.isnan(fracture) else fracture
             continue
         yield record | label_patches(
             record, vertebrae, fracture=fracture, where=labels)
@@ -135,6 +176,127 @@ def make_record(
         'pitch_mm': pitch_mm, 'slice_mm': np.float32(volume.spacing_mm[0]),
         'example_id': case_id, 'case_id': case_id,
         'patient_id': volume.patient_id, 'content_id': identity.content_id(inputs),
+    }
+
+
+def read_scan(file, *, case_id, read_volume, find_cord, cut):
+    """A scan to predict: the record of make_record, and `scan`, of describe_scan.
+
+    Args:
+        file: of volumes.find_scans.
+        case_id: str.
+        read_volume, find_cord: of read.
+        cut: keywords of make_record: box, height_mm, shape, pixel_mm, num_patches.
+    """
+    volume = read_volume(file)
+    cord = find_cord(volume, case_id)
+    record = make_record(volume, cord, case_id=case_id, **cut)
+    return record | {'scan': describe_scan(record, volume, cord)}
+
+
+def describe_scan(record, volume, cord):
+    """What prediction tells of a scan beside probabilities. Holds no volume.
+
+    Args:
+        record: of make_record.
+        volume: data.volumes.Volume.
+        cord: ct.path.Path.
+
+    Returns:
+        Scan.
+    """
+    count = int(record['patch_mask'].sum())
+    shape, pitch_mm = record['inputs'].shape[1:], record['pitch_mm']
+    frame = column.make_frame(cord, spacing_mm=volume.spacing_mm)
+    cut = patches.Patches(
+        None, record['patch_mask'], record['position'], record['first_mm'], pitch_mm,
+        frame)
+    whole = np.array([[-0.5] * 3, np.array(shape) - 0.5])
+    sides = np.clip(np.array([
+        [0, BODIES_MM[0], -BODIES_HALF_MM],
+        [shape[0] * pitch_mm[0], BODIES_MM[1], BODIES_HALF_MM],
+    ]) - [0, *record['first_mm'][0, 1:]], 0, np.array(shape) * pitch_mm)
+    patch, _ = _locate(cut, whole, volume, count)
+    bodies, inside = _locate(cut, sides / pitch_mm - 0.5, volume, count)
+
+    (_, j0, l0), (_, j1, l1) = np.round(sides / pitch_mm).astype(int)
+    bone = record['inputs'][:count, :, j0:j1, l0:l1] >= _BONE_HU
+    straight = column.straighten(
+        volume.volume_hu, frame, box=_VIEW, pixel_mm=_VIEW_PIXEL_MM)
+    down, right = straight.pitch_mm[:2].astype(float)
+    tops = record['first_mm'][:count, 0].astype(float)
+    ends = np.stack([tops, tops + shape[0] * pitch_mm[0]], axis=1)
+    return Scan(
+        patch, bodies, _outline(frame, volume, ends), inside,
+        bone.mean(axis=(1, 2, 3)), _to_grey(straight.values_hu.mean(axis=2)),
+        (down, right), np.clip(ends / down, 0, len(straight.values_hu)),
+        tuple(float(side - straight.first_mm[1]) / right for side in BODIES_MM),
+        volume.affine, volume.to_source, _describe_cord(cord, volume.spacing_mm[0]),
+        dict(volume.facts))
+
+
+def _to_grey(values_hu):
+    black, white = _VIEW_HU
+    share = np.clip((values_hu - black) / (white - black), 0, 1)
+    return np.round(255 * share).astype(np.uint8)
+
+
+def _locate(cut, corners, volume, count):
+    """(Region, shares inside of the scan) of a box [2, 3] in each of the patches."""
+    numbers = np.arange(len(cut.first_mm))
+    low, high = (np.broadcast_to(c, (len(numbers), 3)).astype(np.float32)
+                 for c in corners)
+    edges = np.stack(patches.box_to_voxels(cut, numbers, low, high), axis=1)[:count]
+    shape = np.array(volume.volume_hu.shape)
+    kept = np.clip(edges.astype(np.float64), -0.5, shape - 0.5)
+    extent = edges[:, 1] - edges[:, 0]
+    inside = np.prod((kept[:, 1] - kept[:, 0]) / np.maximum(extent, 1e-6), axis=1)
+    # All eight corners: the file's axes and the patient's may be turned or sheared.
+    choose = np.array(list(itertools.product((0, 1), repeat=3)))
+    places = kept[:, choose, np.arange(3)]  # [k, 8, 3]
+
+    source = column.voxel_to_patient(volume.to_source, places)
+    points_mm = column.voxel_to_patient(volume.affine, places)
+    return Region(
+        _whole(kept[:, 0], kept[:, 1], shape),
+        _whole(source.min(axis=1), source.max(axis=1), volume.source_shape),
+        np.stack([points_mm.min(axis=1), points_mm.max(axis=1)], axis=1),
+    ), inside
+
+
+def _whole(low, high, shape):
+    """Edges, voxel centres at whole numbers -> int32 [k, 2, 3] for slicing."""
+    # A rounding error more than a voxel's edge needs no further voxel.
+    first, beyond = np.floor(low + 0.5 + 1e-3), np.ceil(high + 0.5 - 1e-3)
+    return np.clip(np.stack([first, beyond], axis=1), 0, shape).astype(np.int32)
+
+
+def _outline(frame, volume, ends_mm):
+    """LPS [k, 4, 3]: upper front, upper back, lower back, lower front; in a plane."""
+    (upper, lower), (front, back) = ends_mm.T, BODIES_MM
+    points = np.zeros((len(ends_mm), 4, 3), np.float32)
+    points[:, :2, 0], points[:, 2:, 0] = upper[:, None], lower[:, None]
+    points[:, :, 1] = front, back, back, front
+    voxels = np.array(column.column_to_voxel(frame, points))
+    # Parallel to the scan's own sagittal slices, through the cord's middle.
+    voxels[..., 2] = voxels[..., 2].mean(axis=1, keepdims=True)
+    voxels = np.clip(voxels, -0.5, np.array(volume.volume_hu.shape) - 0.5)
+    return column.voxel_to_patient(volume.affine, voxels)
+
+
+def _describe_cord(cord, slice_mm):
+    """How far the path is to be trusted, JSON."""
+    detected = np.flatnonzero(cord.kind == path.DETECTED)
+    shares = np.bincount(cord.kind, minlength=len(path.KINDS)) / len(cord.kind)
+    sure = cord.confidence[detected]
+    gap = float(np.diff(detected).max()) if len(detected) > 1 else 0.0
+    return {
+        **{f'{name}_share': round(float(share), 4)
+           for name, share in zip(path.KINDS, shares)},
+        'detections': len(detected),
+        'confidence': round(float(sure.mean()), 4) if len(sure) else None,
+        'longest_gap_mm': round(gap * float(slice_mm), 1),
+        'slices': len(cord.kind), 'slice_mm': round(float(slice_mm), 4),
     }
 
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmed import losses, transforms
-from jaxmed.classification import scores
-from jaxmed.ct import augmentation, column, drawing
+from jaxmed.classification import fractures as operation
+from jaxmed.ct import augmentation, column, drawing, fractures
 from jaxmed.data import spines, volumes
 from jaxmed.data.phantoms import spines as phantoms
 from jaxmed.errors import ConfigError
 from jaxmed.models.patch_sequence import PatchSequence
-from jaxmed.types import Card, Finding, Task, View
+from jaxmed.tasks import fracture_sections
+from jaxmed.types import Card, Task, View
 
 CARD = Card(
     title='Vertebral compression fractures in CT',
@@ -88,7 +89,7 @@ def make(
                 height_mm / seen[0], (box.front_mm + box.back_mm) / seen[1])))
     if light:
         steps.append(augmentation.make_light(strength=light))
-    return Task(
+    task = Task(
         card=CARD,
         model=PatchSequence(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in model.items()},
@@ -108,30 +109,56 @@ def make(
         phantoms=partial(
             phantoms.records, off_mm=phantom_off_mm, min_grade=min_grade, **cut),
         files=volumes.find_scans,
-        read=partial(read_one, read_volume=read_volume, find_cord=find_cord, cut=cut),
+        read=partial(
+            spines.read_scan, read_volume=read_volume, find_cord=find_cord,
+            cut=cut | {'num_patches': MOST_PATCHES}),
         preprocess=partial(
             preprocess, shape=seen, centre_hu=window_centre_hu,
             width_hu=window_width_hu),
         augment=transforms.compose(*steps),
         loss=lambda outputs, batch: losses.series_and_patches(
             outputs, batch['targets'], patch_weight=patch_weight),
-        probabilities=partial(jax.tree.map, jax.nn.sigmoid),
+        probabilities=None,  # of the calibration
         views=(transforms.IDENTITY, View(_flip, lambda p: p)),
         rows=rows,
         cases=cases,
         scores={'certainty': True},
         class_of=class_of,
-        metrics={
-            name: metric
-            for name, metric in scores.make_metrics(exclusive=False).items()
-            if name in ('auc', 'average_precision', 'label_accuracy', 'f1')
-        } | {'patch_auc': patch_auc},
+        metrics=operation.METRICS,
         baselines={},
         render=render,
         infer=infer,
-        findings=findings,
+        findings=partial(fractures.findings, operating_point=None, calibrated=False),
         reading=dict(cut, num_patches=None),
+        sections=fracture_sections.sections,
+        calibrate=operation.calibrate,
+        page=fractures.PAGE,
+        dicom=fractures.write_dicom,
     )
+    return _calibrated(task, scale=1.0, offset=0.0)
+
+
+def _calibrated(task, *, scale, offset):
+    task = task._replace(
+        probabilities=partial(operation.probabilities, scale=scale, offset=offset))
+    return task._replace(
+        calibrated=lambda values: _operated(
+            _calibrated(
+                task, scale=float(values['scale']), offset=float(values['offset'])),
+            values['thresholds'], calibrated=not values['reason']),
+        # One that is calibrated speaks for all; their mean has thresholds of its own.
+        together=lambda calibrations: _operated(
+            task, operation.choose_together(calibrations), calibrated=all(
+                values and not values['reason'] for values in calibrations)),
+    )
+
+
+def _operated(task, thresholds, *, calibrated):
+    """The task with a verdict, if there are thresholds."""
+    point = thresholds and fractures.make_operating_point(
+        thresholds, rule='specificity')
+    return task._replace(findings=partial(
+        fractures.findings, operating_point=point, calibrated=calibrated))
 
 
 def find_path(volume, case_id, *, detector):
@@ -147,14 +174,6 @@ def find_path(volume, case_id, *, detector):
     record = {'volume': volume, 'case_id': case_id}
     _, cord = detector.task.infer(detector.apply, record, batch_size=8)
     return cord
-
-
-def read_one(file, *, case_id, read_volume, find_cord, cut):
-    """A scan of any length as an unlabelled record of data.spines."""
-    volume = read_volume(file)
-    return spines.make_record(
-        volume, find_cord(volume, case_id), case_id=case_id,
-        **cut | {'num_patches': MOST_PATCHES})
 
 
 def infer(apply, record, *, batch_size):
@@ -216,14 +235,6 @@ def cases(rows):
     }
 
 
-def patch_auc(rows):
-    """Area under the ROC curve of all patches whose label is known."""
-    return scores.auc({
-        'targets': rows['patch_targets'].reshape(-1, 1),
-        'probability': rows['patch_probability'].reshape(-1, 1),
-    }, exclusive=False)[0]
-
-
 def render(records, rows):
     """The spine from the side, with what is predicted (left) and true (right)."""
     return draw_spine(
@@ -257,23 +268,3 @@ def draw_spine(record, probabilities, *, truth=None):
     down, right = record['pitch_mm'][:2]  # to 1 mm a pixel
     size = round(picture.shape[1] * float(right)), round(len(picture) * float(down))
     return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
-
-
-def findings(record, probabilities):
-    """How likely a fracture is, and in which patches."""
-    count = int(record['patch_mask'].sum())
-    parts = np.asarray(probabilities['patches'])[:count]
-    likeliest = int(parts.argmax())
-    return Finding(
-        row={
-            'probability': round(float(probabilities['series']), 4),
-            'patches': count, 'likeliest_patch': likeliest,
-            'likeliest_z_mm': round(float(record['span_mm'][likeliest].mean()), 1),
-        },
-        details={'patches': [{
-            'probability': round(float(p), 4),
-            'position': round(float(record['position'][i]), 4),
-            'z_mm': [round(float(z), 1) for z in record['span_mm'][i]],
-        } for i, p in enumerate(parts)]},
-        pictures={'overlays': draw_spine(record, parts)},
-    )

@@ -77,6 +77,7 @@ def test_unknown_series_count_in_no_metric():
         'targets': np.array([[1.0], [0.0], [np.nan]]),
         'patch_probability': np.array([[0.9, 0.1], [0.2, 0.3], [0.4, 0.8]]),
         'patch_targets': np.array([[1.0, 0.0], [0.0, np.nan], [np.nan, np.nan]]),
+        'patch_mask': np.ones((3, 2)),
         'case_id': np.array(['a', 'b', 'c']),
     }
     cases = task.cases(rows)
