@@ -12,7 +12,7 @@ from jaxmed.data import pipeline, records
 from jaxmed.errors import ConfigError, InputError, RecordError
 
 
-def train_run(config, workdir, *, command, interrupt):
+def train_run(config, workdir, *, command, interrupt, split='test'):
     """Trains to the end or to an interruption, then measures the best state.
 
     Args:
@@ -20,25 +20,20 @@ def train_run(config, workdir, *, command, interrupt):
         workdir: the run folder; resumed where it has checkpoints.
         command: the command line that resumes it.
         interrupt: train.Interrupt, entered.
+        split: to be measured in the end; where it is empty, validation or training.
 
     Returns:
-        measure.Outcome, of the test split, or of validation where there is none.
+        measure.Outcome.
     """
     _check_numbers(config)
-    for section, field in (
-        ('data', 'records'), ('train', 'init_from'), ('task', 'detector'),
-    ):
-        # A run must find its files from any folder it is resumed or measured in.
-        if config[section].get(field):
-            place = str(Path(config[section][field]).absolute())
-            config = config | {section: config[section] | {field: place}}
+    config = make_absolute(config)
     task = runs.make_task(config, axis_name=train.AXIS)
     folder, runtime = runs.records_folder(workdir, config), config['runtime']
 
     def begin():
         runs.check_config(workdir, config)
         if not config['data']['records'] and not runs.has_begun(workdir):
-            _draw_phantoms(task, folder, config)
+            draw_phantoms(task, folder, config)
 
     _on_first_process(begin)
     settings, name = config['train'], config['task_name']
@@ -92,11 +87,22 @@ def train_run(config, workdir, *, command, interrupt):
         return measure.Outcome(result.step, False, [], {})
     if task.calibrate is not None and valid_source is not None:
         _calibrate(workdir, valid_source, runtime['eval_batch_size'])
-    split = next(s for s in ('test', 'valid', 'train') if splits[s]['records'])
+    split = next(s for s in (split, 'valid', 'train') if splits[s]['records'])
     return measure.evaluate_run(
         [workdir], folder=None, split=split, output=Path(workdir) / 'report',
         which='best', views=None, verify=runtime['verify'], command=command,
     )
+
+
+def make_absolute(config):
+    """The config as runs keep it: files are found from any folder."""
+    for section, field in (
+        ('data', 'records'), ('train', 'init_from'), ('task', 'detector'),
+    ):
+        if config[section].get(field):
+            place = str(Path(config[section][field]).absolute())
+            config = config | {section: config[section] | {field: place}}
+    return config
 
 
 def _calibrate(workdir, source, batch_size):
@@ -187,7 +193,8 @@ def make_optimizer(config, *, steps, steps_per_epoch):
         raise ConfigError(f'optimizer {name}', error) from None
 
 
-def _draw_phantoms(task, folder, config):
+def draw_phantoms(task, folder, config):
+    """Prepares drawn records, as a config without records asks for."""
     if not config['data']['phantoms']:
         raise ConfigError(
             'data.records', 'no prepared records are named; make them with '

@@ -66,7 +66,7 @@ def _parse(argv):
     if len(rest) > 1:
         raise InputError('flags', f'unexpected arguments: {" ".join(rest[1:])}')
     _share_cpu(flags.FLAGS)
-    _configure()
+    configure()
     return rest
 
 
@@ -107,7 +107,8 @@ def _share_cpu(values):
     os.environ['XLA_FLAGS'] = f'{chosen} --{FLAG}={devices}'.strip()
 
 
-def _configure():
+def configure():
+    """Sets up JAX and the log of this process, as all commands do."""
     import jax
 
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:

@@ -81,7 +81,7 @@ class Examples:
 
 # The longest first, so that no process is left with one of them in the end.
 LONGEST = ('test_launch', 'test_networks', 'test_train', 'test_chest_xray',
-           'test_benchmark', 'test_pretrained')
+           'test_benchmark', 'test_pretrained', 'test_search')
 
 
 def pytest_collection_modifyitems(items):

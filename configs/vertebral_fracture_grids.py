@@ -1,0 +1,118 @@
+"""What launch.search may train of vertebral fractures: paper 001's pool and tables.
+
+    python -m launch.search --config=configs/vertebral_fracture.py:phantom \
+        --grid=pool --count=12 --workdir=/tmp/pool
+
+Each function takes the config (nested dicts) that its runs begin with and returns a
+grid as jaxmed.grids describes it.
+"""
+
+from jaxmed.models.patch_sequence import FAMILIES
+
+# What makes copies of a spine that are not quite it; all off is no augmentation.
+AUGMENTATIONS = {
+    'mirror': False, 'upend': False, 'turn_deg': 0.0, 'zoom': 0.0, 'light': 0.0}
+# Table 1. What is not available there is None.
+LITERATURE = (
+    ('Bar et al. 2017', None, 0.839, 0.938, 3701, '2D'),
+    ('Tomita et al. 2018', 0.92, 0.88, 0.71, 1432, '2D'),
+    ('Valentinitsch et al. 2019', 0.88, 0.80, 0.74, 154, '3D'),
+    ('Nicolaes et al. 2019', 0.95, 0.905, 0.938, 90, '3D'),
+    ('paper 001', 0.955, 0.822, 0.951, 2489, '3D'),
+)
+
+
+def pool(config):
+    """The axes of section 3.3: all models that an ensemble is searched among.
+
+    The paper names the axes, not their values. The first of each is its setting (and
+    the config's), the second ours: patches three quarters as wide, the usual window
+    for bone, He's initialisation from another seed, a third of the learning rate, and
+    batches as the records come.
+    """
+    seed = config['train']['seed']
+    rate = config['optimizer']['learning_rate']
+    own = config['task']['network_shape']
+    whole = tuple(own or config['task']['patch_shape'])
+    least = 2 ** len(config['task']['model']['widths'])
+    small = tuple(max(least, round(0.75 * size)) for size in whole)
+    window = tuple(config['task'][f'window_{name}_hu'] for name in ('centre', 'width'))
+    return {
+        'title': 'Pool of models for the ensemble (paper 001, section 3.3)',
+        'count': 12,
+        'axes': {
+            'architecture': {
+                name: {f'task.model.{field}': value for field, value in family.items()}
+                for name, family in FAMILIES.items()
+            },
+            'patches': {
+                'x'.join(map(str, shape)): {'task.network_shape': value}
+                for shape, value in ((whole, own), (small, small))
+            },
+            'window, HU': {
+                f'c{centre:g}w{width:g}': {
+                    'task.window_centre_hu': centre, 'task.window_width_hu': width,
+                } for centre, width in (window, (450.0, 1500.0))
+            },
+            'initialisation': {
+                name: {
+                    'task.model.initialisation': name, 'train.seed': seed + number,
+                } for number, name in enumerate(('glorot_uniform', 'he_normal'))
+            },
+            'learning rate': {
+                f'{value:.2g}': {'optimizer.learning_rate': value}
+                for value in (rate, rate / 3)
+            },
+            'batches': {
+                name: {'data.sampling': name} for name in ('balanced', 'uniform')
+            },
+        },
+        'literature': LITERATURE,
+    }
+
+
+def aggregations(config):
+    """Figure 3a: how a series is judged by its patches, without a sequence model.
+
+    Of the third the paper does not say whether it knows positions; here it does.
+    """
+    del config
+
+    def row(position, aggregation):
+        return {
+            'task.model.sequence': 'none', 'task.model.position': position,
+            'task.model.aggregation': aggregation,
+        }
+
+    return {
+        'title': 'Aggregations compared (paper 001, figure 3a)',
+        'note': 'The paper: the maximum is best, 0.961 on a tuning set of 311 series.',
+        'rows': {
+            'max': row(False, 'max'), 'max + position': row(True, 'max'),
+            'BiLSTM aggregation': row(True, 'bilstm'),
+        },
+    }
+
+
+def ablation(config):
+    """What each part is worth: the config's model, and the same without it."""
+    off = {
+        f'task.{name}': value for name, value in AUGMENTATIONS.items()
+        if name in config['task']
+    }
+    return {
+        'title': 'Ablation: the model without its parts',
+        'note': 'One run a row: the intervals are of the patients measured, not of '
+                'what another seed would train.',
+        'rows': {
+            'full': {},
+            'without sequence model': {'task.model.sequence': 'none'},
+            'without position': {'task.model.position': False},
+            'without augmentation': off,
+            'without patch labels': {'task.patch_weight': 0.0},
+            'without balanced batches': {'data.sampling': 'uniform'},
+        },
+    }
+
+
+GRIDS = {'pool': pool, 'aggregations': aggregations, 'ablation': ablation}
