@@ -7,6 +7,7 @@ beyond what is usual: what is trained on phantoms alone has to know real scans.
 """
 
 import hashlib
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +24,23 @@ from jaxmed.data.phantoms.ct_scanner import (  # noqa: F401
     paint_metal,
     paint_table,
     reconstruct,
+    reconstruct_column,
     rotation,
 )
-from jaxmed.data.phantoms.ct_shapes import cover, make_section, paint
+from jaxmed.data.phantoms.ct_shapes import (
+    cover,
+    make_section,
+    make_stack,
+    paint,
+    take_slice,
+)
 from jaxmed.data.volumes import Volume
 
 CANAL = ct_spine.CANAL
+
+# Of render_column: thickest layer of bone, and from soft tissue to soft tissue, drawn.
+_LAYER_MM, _SOFT_MM = 1.5, 6.0
+_BLOCK = 48  # layers at once: as many as stay in a cache
 
 
 class Slice(NamedTuple):
@@ -196,10 +208,18 @@ def _to_patient(scanner, z_mm, spacing_mm, origin_mm):
 
 def _expose(patient, scanner, z_mm, shape, spacing_mm, origin_mm):
     """HU without noise and kernel, float32 [H, W], and labels uint8 [H, W]."""
-    thick = scanner.thickness_mm
+    section, image = _expose_soft(
+        patient, scanner, z_mm, shape, spacing_mm, origin_mm)
+    labels = ct_spine.paint_spine(section, image)
+    paint_metal(section, image, scanner)
+    return image, labels
+
+
+def _expose_soft(patient, scanner, z_mm, shape, spacing_mm, origin_mm):
+    """Section, and HU of all but spine and metal."""
     section = make_section(
         patient, _to_patient(scanner, z_mm, spacing_mm, origin_mm), shape,
-        edge_mm=0.8 + 0.25 * thick)
+        edge_mm=_edge_mm(scanner))
     image = np.full(shape, AIR, np.float32)
     paint_table(section, image, scanner, z_mm, spacing_mm, origin_mm)
     skin = organs.paint_trunk(section, image, scanner.arms)
@@ -210,9 +230,74 @@ def _expose(patient, scanner, z_mm, shape, spacing_mm, origin_mm):
     bones.paint_ribs(section, image, distance, centre)
     bones.paint_shoulders(section, image, scanner.arms)
     bones.paint_pelvis(section, image)
-    labels = ct_spine.paint_spine(section, image)
-    paint_metal(section, image, scanner)
-    return image, labels
+    return section, image
+
+
+def _edge_mm(scanner):
+    return 0.8 + 0.25 * scanner.thickness_mm
+
+
+def render_column(patient, scanner, heights_mm, origins_mm, *, shape, spacing_mm):
+    """Renders a window that follows the spine through all slices of a scan.
+
+    What `render_slice` draws, some twenty times as fast: the spine in all slices at
+    once, averaged over their thickness, soft tissue every few millimetres with all
+    between interpolated. Noise and metal are of each slice.
+
+    Args:
+        patient: Patient.
+        scanner: Scanner; its padding does not count.
+        heights_mm: [D] of the slices, LPS, evenly ascending.
+        origins_mm: [D, 2] LPS x and y of the first pixel's middle in each slice.
+        shape: (H, W).
+        spacing_mm: between pixels; large ones are no less noisy than they should be.
+
+    Returns:
+        int16 [D, H, W]. The same arguments give the same bytes.
+    """
+    thin = max(math.ceil(scanner.thickness_mm / _LAYER_MM), 1)  # layers of a slice
+    steps = (np.arange(thin) - (thin - 1) / 2) * scanner.thickness_mm / thin
+    layers = (heights_mm[:, None] + steps).ravel()
+    origins = np.repeat(origins_mm, thin, axis=0)
+    count = max(math.ceil(np.ptp(layers) / _SOFT_MM), 1) + 1
+    knots = np.linspace(layers.min(), layers.max(), count)
+    soft, shadow_mm = [], []
+    for knot in knots:
+        origin = np.array([np.interp(knot, heights_mm, f) for f in origins_mm.T])
+        section, image = _expose_soft(
+            patient, scanner, knot, shape, spacing_mm, origin)
+        soft.append(image)
+        shadow_mm.append(organs.measure_shadow(section, scanner.arms))
+    soft = np.stack(soft)
+    place = np.clip((layers - knots[0]) / (knots[1] - knots[0]), 0, count - 1 - 1e-6)
+    below, share = place.astype(int), (place % 1).astype(np.float32)[:, None, None]
+    images = soft[below] * (1 - share)
+    images += soft[below + 1] * share
+    edge_mm = 0.8 + 0.25 * scanner.thickness_mm / thin
+    for first in range(0, len(layers), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        matrices = np.stack([
+            _to_patient(scanner, z, spacing_mm, o)
+            for z, o in zip(layers[block], origins[block])])
+        stack = make_stack(patient, matrices, shape, edge_mm=edge_mm)
+        stack = stack._replace(patient=anatomy.to_single(patient))
+        ct_spine.paint_column(stack, images[block])
+        if scanner.metal:
+            for d, image in enumerate(images[block]):
+                paint_metal(take_slice(stack, d), image, scanner)
+    images = images.reshape(-1, thin, *shape).mean(axis=1)
+    shadow_mm = np.interp(heights_mm, knots, shadow_mm)
+    rng = np.random.default_rng(scanner.seed)
+    return reconstruct_column(rng, images, scanner, spacing_mm, shadow_mm)
+
+
+def canal_centres(patient, scanner, heights_mm):
+    """`canal_centre` at many heights: [D, 2]."""
+    probes = make_stack(patient, np.stack([
+        _to_patient(scanner, z, 1.0, (0, 0)) for z in heights_mm]), (1, 1), edge_mm=1)
+    points = np.concatenate(
+        [*probes.canal[:2], probes.height_mm], axis=-1)[:, 0].astype(float)
+    return (points @ rotation(scanner.angles).T + scanner.shift_mm)[:, :2]
 
 
 def canal_centre(patient, scanner, z_mm):

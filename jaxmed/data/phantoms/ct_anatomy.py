@@ -175,6 +175,17 @@ def draw_patient(rng):
     )
 
 
+def to_single(part):
+    """A Patient, or part of one, whose numbers leave pictures float32."""
+    if isinstance(part, np.ndarray) and part.dtype == np.float64:
+        return part.astype(np.float32)
+    if isinstance(part, np.floating):
+        return float(part)
+    if hasattr(part, '_fields'):
+        return type(part)(*map(to_single, part))
+    return part
+
+
 def z_of_level(patient, level):
     """Height in mm, in the patient's coordinates, of a level; beyond C5 to S3 too."""
     return _extend(level, patient.canal.level[::-1], patient.canal.z_mm[::-1])

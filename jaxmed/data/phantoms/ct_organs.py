@@ -41,6 +41,19 @@ def wall(section):
     return (0.0, (front + back) / 2), (half, (back - front) / 2)
 
 
+def measure_shadow(section, arms):
+    """Water, in mm, that a ray passes from side to side at the spine; about."""
+    _, radii = wall(section)
+    patient, level = section.patient, section.level
+    # Lungs hold little; shoulders and arms are beside the neck or the trunk.
+    lungs = np.interp(level, [8, 10.5, 16, 19.5], [0, 120, 120, 0]) * patient.girth
+    if arms[0]:
+        beside = np.interp(level, [8, 10, 11], [250, 80, 0])
+    else:
+        beside = np.interp(level, [6.5, 8, 9, 17, 22, 26], [0, 120, 160, 140, 70, 20])
+    return 1.97 * (radii[0] + patient.fat_mm) - lungs + beside * patient.size
+
+
 def paint_trunk(section, image, arms):
     """Skin, fat and muscle of trunk and arms on air."""
     patient = section.patient

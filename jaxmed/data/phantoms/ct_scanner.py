@@ -12,6 +12,7 @@ from jaxmed.data.phantoms.ct_shapes import blob, cover, paint
 
 AIR = -1000.0  # HU
 _LEAST, _MOST = -1024, 3071
+_USUAL_MM = 0.7  # pixels that Scanner.noise_hu is told for
 
 
 class Scanner(NamedTuple):
@@ -173,21 +174,11 @@ def paint_metal(section, image, scanner):
 
 def reconstruct(rng, image, scanner, spacing_mm):
     """Kernel and noise: int16 [H, W]."""
-    sigma = scanner.blur_mm / spacing_mm
     width = spacing_mm / 0.7  # larger pixels average noise
-    image = (image - np.float32(AIR)) * np.float32(scanner.gain)
-    if sigma > 0.25:
-        image = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    if scanner.sharpening > 0.05:
-        low = cv2.GaussianBlur(image, (0, 0), max(1.2 / spacing_mm, 0.5),
-                               borderType=cv2.BORDER_REPLICATE)
-        image = image + np.float32(scanner.sharpening) * (image - low)
+    image = _apply_kernel(image, scanner, spacing_mm)
     if scanner.noise_hu:
         noise = rng.standard_normal(image.shape, dtype=np.float32)
-        noise = cv2.GaussianBlur(noise, (0, 0), max(0.55 / spacing_mm, 0.3))
-        if scanner.sharpening < 0.6:  # soft kernels leave coarse grain
-            noise = noise + 0.7 * cv2.GaussianBlur(noise, (0, 0), max(
-                1.0 / spacing_mm, 0.4))
+        noise = _correlate(noise, scanner, spacing_mm)
         noise /= max(float(noise.std()), 1e-6)
         # Rays across shoulders and hips keep few photons: streaks from side to side.
         path = np.clip(image, 0, 2500).sum(1, keepdims=True) * (spacing_mm / 1000)
@@ -199,5 +190,77 @@ def reconstruct(rng, image, scanner, spacing_mm):
             image, (31, 31)) > 300)
         image = image + np.float32(level) * body * (
             noise + 0.7 * starved.astype(np.float32) * streak)
-    image = np.rint(image + np.float32(AIR))
-    return np.clip(image, _LEAST, _MOST).astype(np.int16)
+    return _to_hu(image)
+
+
+def reconstruct_column(rng, images, scanner, spacing_mm, shadow_mm):
+    """The same of the middle of each slice, whose sides are not there to be measured.
+
+    Pixels may be large: a mean over some of them is as noisy as if they were those of
+    a usual scanner, whatever their size.
+
+    Args:
+        rng: np.random.Generator.
+        images: float32 [D, H, W], HU.
+        scanner: Scanner.
+        spacing_mm: between pixels.
+        shadow_mm: [D] of water, what rays from side to side pass.
+
+    Returns:
+        int16 [D, H, W].
+    """
+    images = np.stack([_apply_kernel(i, scanner, spacing_mm) for i in images])
+    if scanner.noise_hu:
+        power, _ = _noise_power(scanner, spacing_mm)
+        usual, deviation = _noise_power(scanner, _USUAL_MM)
+        level = scanner.noise_hu * (1 + 0.6 * scanner.sharpening)
+        starved = np.exp(np.clip(
+            (shadow_mm - 280) / 130, -1.5, 1.6)) * scanner.streaks
+        noise = rng.standard_normal(images.shape, dtype=np.float32)
+        noise = np.stack([_correlate(n, scanner, spacing_mm) for n in noise])
+        noise *= np.float32(np.sqrt(usual / power) / deviation)
+        size = max(int(31 / spacing_mm), 3)
+        streaks = np.stack([cv2.blur(n, (size, 1)) for n in noise])
+        streaks *= (0.7 * starved / max(float(streaks.std()), 1e-6)).astype(
+            np.float32)[:, None, None]
+        noise += streaks
+        size = int(37 / spacing_mm) | 1
+        for image, grain in zip(images, noise):
+            inside = cv2.blur(image, (size, size)) > 300
+            image += np.float32(level) * grain * np.where(
+                inside, np.float32(1), np.float32(0.35))
+    return _to_hu(images)
+
+
+def _apply_kernel(image, scanner, spacing_mm):
+    """Above air, times its gain; blurred or sharpened."""
+    sigma = scanner.blur_mm / spacing_mm
+    image = (image - np.float32(AIR)) * np.float32(scanner.gain)
+    if sigma > 0.25:
+        image = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    if scanner.sharpening > 0.05:
+        low = cv2.GaussianBlur(image, (0, 0), max(1.2 / spacing_mm, 0.5),
+                               borderType=cv2.BORDER_REPLICATE)
+        image = image + np.float32(scanner.sharpening) * (image - low)
+    return image
+
+
+def _correlate(noise, scanner, spacing_mm):
+    """White noise -> the grain of a kernel."""
+    noise = cv2.GaussianBlur(noise, (0, 0), max(0.55 / spacing_mm, 0.3))
+    if scanner.sharpening < 0.6:  # soft kernels leave coarse grain
+        noise = noise + 0.7 * cv2.GaussianBlur(noise, (0, 0), max(
+            1.0 / spacing_mm, 0.4))
+    return noise
+
+
+def _noise_power(scanner, spacing_mm):
+    """Of _correlate's noise: variance of a mean over 1 mm2 or more, deviation."""
+    dot = np.zeros((65, 65), np.float32)
+    dot[32, 32] = 1
+    spread = _correlate(dot, scanner, spacing_mm)
+    return (spread.sum() * spacing_mm) ** 2, float(np.sqrt((spread**2).sum()))
+
+
+def _to_hu(image):
+    return np.clip(np.rint(image + np.float32(AIR)), _LEAST, _MOST).astype(np.int16)

@@ -19,6 +19,8 @@ class Section(NamedTuple):
     """Pixels of one slice in the patient's coordinates, each [H, W] float32, mm.
 
     `across` and `behind` are x and y seen from the canal: the trunk follows its bends.
+    A stack of slices (`make_stack`) has pixels [D, H, W]; what is one number of a slice
+    is then an array [D, 1, 1], and the two matrices are [D, 2, 3].
     """
 
     patient: NamedTuple
@@ -28,6 +30,7 @@ class Section(NamedTuple):
     across: np.ndarray
     behind: np.ndarray
     to_pixel: np.ndarray  # [2, 3]: (across, behind, 1) -> (column, row)
+    from_pixel: np.ndarray  # [2, 3], the other way round
     height_mm: float  # z where the slice meets the canal
     level: float
     canal: tuple  # x, y, dy/dz, dx/dz, half width, half depth, triangle at that height
@@ -49,13 +52,7 @@ def make_section(patient, to_patient, shape, *, edge_mm):
         Section.
     """
     table = patient.canal
-    # Where the plane meets the canal: its height there, by a few steps.
-    plane = np.linalg.inv(to_patient[:2, :2])
-    height = to_patient[2, 2]
-    for _ in range(6):
-        at = _canal_at(table, height)
-        column_row = plane @ (np.array(at[:2]) - to_patient[:2, 2])
-        height = float(to_patient[2, :2] @ column_row + to_patient[2, 2])
+    height = _meet_canal(table, to_patient)
     at = _canal_at(table, height)
     level = float(_level_at(patient, height))
     column = np.arange(shape[1], dtype=np.float32)[None]
@@ -69,9 +66,75 @@ def make_section(patient, to_patient, shape, *, edge_mm):
     bent = to_patient[:2] - np.outer([at[3], at[2]], to_patient[2])
     bent[:, 2] -= np.array(at[:2]) - height * np.array([at[3], at[2]])
     to_pixel = np.linalg.inv(np.vstack([bent, [0, 0, 1]]))[:2]
+    from_pixel = np.linalg.inv(np.vstack([to_pixel, [0, 0, 1]]))[:2]
     pixel = float(np.sqrt(abs(np.linalg.det(to_patient[:2, :2]))))
-    return Section(patient, x, y, z, across, behind, to_pixel, height, level, at, pixel,
-                   max(pixel, edge_mm), -1.0 if patient.mirrored else 1.0)
+    return Section(
+        patient, x, y, z, across, behind, to_pixel, from_pixel, height, level, at,
+        pixel, max(pixel, edge_mm), -1.0 if patient.mirrored else 1.0)
+
+
+def make_stack(patient, to_patient, shape, *, edge_mm):
+    """The same of parallel slices at once: `to_patient` is [D, 3, 3].
+
+    Returns:
+        Section of [D, H, W] pixels.
+    """
+    table = patient.canal
+    plane = np.linalg.inv(to_patient[0, :2, :2])
+    heights = to_patient[:, 2, 2]
+    for _ in range(6):  # as _meet_canal
+        inside = np.clip(heights, table.z_mm[0], table.z_mm[-1])
+        at = np.stack([np.interp(inside, table.z_mm, f) for f in (
+            table.x_mm, table.y_mm)], axis=1)
+        column_row = (at - to_patient[:, :2, 2]) @ plane.T
+        heights = column_row @ to_patient[0, 2, :2] + to_patient[:, 2, 2]
+    inside = np.clip(heights, table.z_mm[0], table.z_mm[-1])
+    at = np.array([np.interp(inside, table.z_mm, f) for f in (
+        table.x_mm, table.y_mm, table.lean, table.sway, table.half_width,
+        table.half_depth, table.triangle)])
+    at[2:4] *= heights == inside
+    levels = _level_at(patient, heights)
+    column = np.arange(shape[1], dtype=np.float32)
+    row = np.arange(shape[0], dtype=np.float32)[:, None]
+    m = to_patient.astype(np.float32)[..., None, None]
+    x, y, z = (m[:, i, 0] * column + m[:, i, 1] * row + m[:, i, 2] for i in range(3))
+    height, *canal = (
+        f.astype(np.float32)[:, None, None] for f in (heights, *at))
+    rise = z - height
+    across = x - canal[0] - canal[3] * rise
+    behind = y - canal[1] - canal[2] * rise
+    slope = at[[3, 2]].T  # sway, lean
+    bent = to_patient[:, :2] - slope[:, :, None] * to_patient[:, 2:]
+    bent[:, :, 2] -= at[:2].T - heights[:, None] * slope
+    last = np.broadcast_to([[[0.0, 0, 1]]], (len(bent), 1, 3))
+    to_pixel = np.linalg.inv(np.concatenate([bent, last], axis=1))[:, :2]
+    pixel = float(np.sqrt(abs(np.linalg.det(to_patient[0, :2, :2]))))
+    return Section(
+        patient, x, y, z, across, behind, to_pixel, bent,
+        heights[:, None, None], levels.astype(np.float32)[:, None, None],
+        tuple(canal), pixel, max(pixel, edge_mm), -1.0 if patient.mirrored else 1.0)
+
+
+def take_slice(stack, d):
+    """The Section of one slice of a stack."""
+    return stack._replace(
+        **{name: getattr(stack, name)[d] for name in (
+            'x', 'y', 'z', 'across', 'behind', 'to_pixel', 'from_pixel')},
+        height_mm=float(stack.height_mm[d, 0, 0]), level=float(stack.level[d, 0, 0]),
+        canal=tuple(float(f[d, 0, 0]) for f in stack.canal))
+
+
+def _meet_canal(table, to_patient):
+    """Height at which the plane of a slice meets the canal, by a few steps."""
+    plane = np.linalg.inv(to_patient[:2, :2])
+    height = to_patient[2, 2]
+    for _ in range(6):
+        inside = float(np.clip(height, table.z_mm[0], table.z_mm[-1]))
+        at = [float(np.interp(inside, table.z_mm, f)) for f in (
+            table.x_mm, table.y_mm)]
+        column_row = plane @ (np.array(at) - to_patient[:2, 2])
+        height = float(to_patient[2, :2] @ column_row + to_patient[2, 2])
+    return height
 
 
 def _canal_at(table, z):
@@ -90,10 +153,13 @@ def _canal_at(table, z):
 
 def _level_at(patient, z):
     table = patient.canal
-    if z < table.z_mm[0] or z > table.z_mm[-1]:
+    beyond = (z < table.z_mm[0]) | (z > table.z_mm[-1])
+    level = np.interp(z, table.z_mm, table.level)
+    if np.any(beyond):
         levels = np.linspace(-5, 45, 501)
-        return np.interp(-z, -z_of_level(patient, levels), levels)
-    return np.interp(z, table.z_mm, table.level)
+        level = np.where(
+            beyond, np.interp(-z, -z_of_level(patient, levels), levels), level)
+    return level
 
 
 def window(section, across, behind, reach):
@@ -106,6 +172,41 @@ def window(section, across, behind, reach):
     if top >= bottom or left >= right:
         return None
     return slice(top, bottom), slice(left, right)
+
+
+def find_bounds(coordinates):
+    """Where coordinates of pixels, which are linear in each slice, begin and end.
+
+    Args:
+        coordinates: of [..., H, W].
+
+    Returns:
+        For each axis of the pixels (least, most): [n, coordinates], of all pixels that
+        share a place on this axis.
+    """
+    ends = [np.stack([f[..., ::max(f.shape[-1] - 1, 1)] for f in coordinates], -1)]
+    ends.insert(0, np.stack(
+        [f[..., ::max(f.shape[-2] - 1, 1), :] for f in coordinates], -1))
+    columns, rows = ends
+    places = [(rows, -3), (columns, -2)]
+    if coordinates[0].ndim == 3:
+        places.insert(0, (rows[:, ::max(rows.shape[1] - 1, 1)], 0))
+    bounds = []
+    for values, axis in places:
+        others = tuple(i for i in range(values.ndim - 1) if i != axis % values.ndim)
+        bounds.append((values.min(axis=others), values.max(axis=others)))
+    return bounds
+
+
+def find_place(bounds, low, high):
+    """Window of the pixels that a box from `low` to `high` reaches into, or None."""
+    place = []
+    for least, most in bounds:
+        hit = np.flatnonzero(((most >= low) & (least <= high)).all(axis=-1))
+        if not len(hit):
+            return None
+        place.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return tuple(place)
 
 
 def crop(section, place):
@@ -142,7 +243,7 @@ def oval(across, behind, centre, radii, *, power=2.0):
     else:
         p = np.float32(power)
         r = (u**p + v**p) ** np.float32(1 / power)
-    return (r - 1) * np.float32(min(radii))
+    return (r - 1) * np.float32(np.minimum(*radii))
 
 
 def rod(x, y, z, first, last, radius, *, squash=1.0):
@@ -196,7 +297,7 @@ def grain(section, scale_mm, channel, *, place=None):
     """Smooth noise that belongs to the patient, [H, W] float32, deviation about 1.
 
     Args:
-        section: Section.
+        section: Section, of one slice.
         scale_mm: between the knots of the noise; it wavers over about three of them.
         channel: 0 to 7; others waver elsewhere.
         place: window of the pixels wanted; None for all.
@@ -208,9 +309,7 @@ def grain(section, scale_mm, channel, *, place=None):
     part = np.float32(depth - int(depth))
     tile = _tile()
     plane = tile[below] * (1 - part) + tile[(below + 1) % _TILE] * part
-    # to_pixel the other way round: (column, row) -> (across, behind) -> the tile.
-    inverse = np.linalg.inv(np.vstack([section.to_pixel, [0, 0, 1]]))
-    matrix = inverse[:2] / scale_mm
+    matrix = section.from_pixel / scale_mm  # to the tile
     matrix[:, 2] += matrix[:, :2] @ (columns.start, rows.start) + offset[:2]
     matrix[:, 2] %= _TILE
     return cv2.warpAffine(

@@ -6,18 +6,18 @@ import numpy as np
 
 from jaxmed.ct.path import DETECTED, Path
 from jaxmed.data import spines, volumes
-from jaxmed.data.phantoms import ct
-
-_MARGIN_MM = 10.0  # drawn around the box that patches are cut from
-_PIXEL_MM = 1.2
+from jaxmed.data.phantoms import ct_column
 
 
 def records(
-    *, count, seed, off_mm, box, height_mm, shape, pixel_mm, num_patches, min_grade
+    *, count, seed, off_mm, box, height_mm, shape, pixel_mm, num_patches, min_grade,
+    fractured=None, spacing_mm=None, noise=1.0,
 ):
     """Yields scans of drawn patients, as data.spines does of real ones.
 
-    Only what lies around the spine is drawn.
+    Only what lies around the spine is drawn, on pixels of about half a patch voxel and
+    slices of 1.25 mm or more, by as many processes as there are cores while this one
+    cuts patches. The last three options are for sets other than the default's.
 
     Args:
         count: scans, one a patient.
@@ -25,65 +25,57 @@ def records(
         off_mm: deviation of the path from the canal's middle, as a detector's is.
         box, height_mm, shape, pixel_mm, num_patches: of spines.make_record.
         min_grade: Genant grade from which on a vertebra counts as fractured.
+        fractured: share of scans with a fractured vertebra; None for as many as
+            patients and scans as they are drawn have.
+        spacing_mm: from slice to slice in all scans; None for those of drawn scanners,
+            1.25 to 5.
+        noise: factor of the scanners' noise.
 
     Yields:
         Record of spines.make_record, with targets as spines.read's.
+
+    Raises:
+        ConfigError: no drawn patient has what `fractured` asks for.
     """
-    drawn = 0
-    while drawn < count:
-        rng = np.random.default_rng((seed, drawn, 1))
-        patient, scanner = ct.draw_patient(rng), ct.draw_scanner(rng)
-        scan = _draw(patient, scanner, rng, off_mm, box)
-        name = f'spine:{seed}:{drawn}'.encode()
-        volume = scan[0]._replace(patient_id=hashlib.sha256(name).hexdigest()[:16])
+    settings = ct_column.Settings(
+        seed=int(seed), off_mm=float(off_mm), front_mm=float(box.front_mm),
+        back_mm=float(box.back_mm), half_width_mm=float(box.half_width_mm),
+        pitch_mm=min((box.front_mm + box.back_mm) / shape[1],
+                     2 * box.half_width_mm / shape[2]),
+        min_grade=int(min_grade),
+        fractured=None if fractured is None else float(fractured),
+        spacing_mm=None if spacing_mm is None else float(spacing_mm),
+        noise=float(noise))
+    for number, drawn in enumerate(ct_column.draw_scans(settings, count)):
+        name = f'spine:{seed}:{number}'.encode()
+        case_id = f'phantom-{number:05d}'
         record = spines.make_record(
-            volume, scan[1], case_id=f'phantom-{drawn:05d}', box=box,
-            height_mm=height_mm, shape=shape, pixel_mm=pixel_mm,
-            num_patches=num_patches,
-        )
-        low, high = record['span_mm'][record['patch_mask'] > 0][[-1, 0], [1, 0]]
+            _to_volume(drawn, hashlib.sha256(name).hexdigest()[:16]), _to_path(drawn),
+            case_id=case_id, box=box, height_mm=height_mm, shape=shape,
+            pixel_mm=pixel_mm, num_patches=num_patches)
         vertebrae = [
-            spines.Vertebra(v.centre_mm[2], v.grade >= min_grade, v.grade, v.label)
-            for v in ct.find_vertebrae(patient, scanner)
-            if low < v.centre_mm[2] < high
-        ]
+            spines.Vertebra(float(z_mm), bool(broken), float(grade), float(level))
+            for z_mm, broken, grade, level in drawn.vertebrae]
         yield record | spines.label_patches(
             record, vertebrae, fracture=float(any(v.fractured for v in vertebrae)),
             where='phantom')
-        drawn += 1
 
 
-def _draw(patient, scanner, rng, off_mm, box):
-    """(Volume of the surroundings of the canal, Path)."""
-    low, high = ct.scan_range(patient, scanner)
-    heights = np.arange(low, high + 1e-6, scanner.spacing_mm)
-    centres = np.array([
-        ct.canal_centre(patient, scanner, z_mm) for z_mm in heights])
-    middle = centres.mean(axis=0)
-    reach = np.abs(centres - middle).max(axis=0) + _MARGIN_MM  # x, y
-    x0, x1 = middle[0] - reach[0] - box.half_width_mm, middle[0] + reach[0] + (
-        box.half_width_mm)
-    y0, y1 = middle[1] - reach[1] - box.front_mm, middle[1] + reach[1] + box.back_mm
-    sides = int((y1 - y0) / _PIXEL_MM), int((x1 - x0) / _PIXEL_MM)
-    slices = np.stack([
-        ct.render_slice(
-            patient, scanner._replace(padding=None), z_mm, shape=sides,
-            spacing_mm=_PIXEL_MM, origin_mm=np.array([x0, y0]),
-        ).image_hu for z_mm in heights
-    ])
+def _to_volume(drawn, patient_id):
+    """Its slices are shifted: of the affine only heights are true in all of them."""
+    x_mm, y_mm = drawn.origins_mm.mean(axis=0)
+    step_mm = float(np.diff(drawn.heights_mm[:2])[0])
     affine = np.array([
-        [0, 0, _PIXEL_MM, x0], [0, _PIXEL_MM, 0, y0],
-        [scanner.spacing_mm, 0, 0, heights[0]], [0, 0, 0, 1],
+        [0, 0, drawn.pixel_mm, x_mm], [0, drawn.pixel_mm, 0, y_mm],
+        [step_mm, 0, 0, drawn.heights_mm[0]], [0, 0, 0, 1],
     ])
-    volume = volumes.Volume(
-        slices, affine, np.eye(4), slices.shape, '', {'exclusion': ''})
-    # A detector looks every 30 mm and is a little off.
-    knots = np.arange(low, high + 30, 30)
-    off = np.stack([
-        np.interp(heights, knots, rng.normal(0, off_mm, len(knots))) for _ in range(2)
-    ], axis=1)
-    places = (centres - [x0, y0] + off)[:, ::-1]
-    return volume, Path(
-        places.astype(np.float32), np.ones(len(heights), np.float32),
-        np.full(len(heights), DETECTED, np.int8),
-    )
+    return volumes.Volume(
+        drawn.images_hu, affine, np.eye(4), drawn.images_hu.shape, patient_id,
+        {'exclusion': ''})
+
+
+def _to_path(drawn):
+    count = len(drawn.images_hu)
+    return Path(
+        np.tile(drawn.place_mm[::-1], (count, 1)).astype(np.float32),
+        np.ones(count, np.float32), np.full(count, DETECTED, np.int8))

@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from jaxmed.data.phantoms import ct, ct_anatomy
+from jaxmed.data.phantoms import ct, ct_anatomy, ct_shapes, ct_spine
 
 _STRAIGHT = {'angles': np.zeros(3), 'metal': '', 'padding': None}
 
@@ -134,6 +134,28 @@ def test_labels_follow_each_other_from_head_to_feet():
         d, h, w, _ = np.rint(to_voxel @ [*vertebra.centre_mm, 1]).astype(int)
         near = scan.labels[max(d - 1, 0):d + 2, h, w]
         assert vertebra.label in near, vertebra.level
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2, 3])
+def test_parts_of_a_vertebra_lie_in_their_boxes(seed):
+    patient = ct.draw_patient(np.random.default_rng(seed))
+    spine, edge, found = patient.spine, 1.5, 0
+    for i in range(0, len(spine.height), 2):
+        centre = spine.centre_mm[i]
+        matrices = np.zeros((40, 3, 3))
+        matrices[:] = [[2.5, 0, centre[0] - 80], [0, 2.5, centre[1] - 40], [0, 0, 0]]
+        matrices[:, 2, 2] = centre[2] + np.linspace(-70, 40, 40)
+        stack = ct_shapes.make_stack(patient, matrices, (60, 64), edge_mm=edge)
+        canal = ct_spine.canal_distance(stack)
+        *frame, _ = ct_spine._frame(stack, i)
+        ends = ct_spine._endplates(stack, i, *frame)
+        for low, high, shape in ct_spine._parts(stack, i, canal):
+            seen = np.maximum(shape(*frame, canal, ends), -canal) < edge / 2
+            found += seen.any()
+            for values, least, most in zip(frame, low, high):
+                assert not seen.any() or least - edge <= values[seen].min()
+                assert not seen.any() or values[seen].max() <= most + edge
+    assert found > 50
 
 
 @pytest.mark.parametrize('grade', [1, 2, 3])
