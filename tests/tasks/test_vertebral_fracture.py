@@ -1,18 +1,22 @@
 """Patches of a spine through the task: labels, views, a whole run."""
 
+import shutil
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from configs import vertebral_fracture as config
-from jaxmed import losses
-from jaxmed.data import records
-from jaxmed.errors import ConfigError
+from jaxmed import losses, predict, runs
+from jaxmed.data import pipeline, records
+from jaxmed.errors import CheckpointError, ConfigError
 from jaxmed.tasks import vertebral_fracture as task_module
 from tests.commands import run
 
 SMALL = dict(patch_shape=(16, 16, 16), num_patches=8)
+TINY = dict(patch_shape=(8, 8, 8), num_patches=24, box_mm=(40.0, 10.0, 20.0))
 
 
 def make(**changes):
@@ -109,16 +113,103 @@ def test_reading_a_scan_needs_a_detector(tmp_path):
     assert not (tmp_path / 'records').exists()
 
 
-def test_drawn_spines_train_and_report(tmp_path):
-    small = dict(patch_shape=(8, 8, 8), num_patches=20)
+@pytest.fixture(scope='module')
+def members(tmp_path_factory):
+    """Two runs on the same drawn spines, of networks of different kinds and sizes."""
+    folder = tmp_path_factory.mktemp('members')
     records.write_records(
-        make(**small).phantoms(count=4, seed=0), tmp_path / 'records',
-        task='vertebral_fracture', fractions=(1, 0, 0), seed=0)
-    code, text = run(
+        make(**TINY).phantoms(count=7, seed=0, fractured=0.5), folder / 'records',
+        task='vertebral_fracture', fractions=(0.5, 0.3, 0.2), seed=3)
+    common = (
         'train', '--config=configs/vertebral_fracture.py:phantom',
-        '--config.task.patch_shape=(8,8,8)', '--config.task.model.widths=(2,2,2)',
-        f'--config.data.records={tmp_path}/records', '--config.train.epochs=2',
-        '--config.train.batch_size=2', '--config.optimizer.warmup_steps=1',
-        '--config.evaluate.resamples=20', f'--workdir={tmp_path}/run')
-    assert code == 0, text
-    assert 'patch_auc' in text and (tmp_path / 'run/report/report.html').is_file()
+        '--config.task.patch_shape=(8,8,8)', '--config.task.num_patches=24',
+        '--config.task.box_mm=(40.,10.,20.)', '--config.train.batch_size=2',
+        f'--config.data.records={folder}/records', '--config.train.epochs=2',
+        '--config.optimizer.warmup_steps=1', '--config.evaluate.resamples=20')
+    for name, options in {
+        'lstm': ('--config.task.model.widths=(4,4)',),
+        'shallow': (
+            '--config.task.model.widths=(4,)', '--config.task.network_shape=(6,4,4)',
+            '--config.task.model.sequence=none', '--config.task.model.convolutions=1'),
+    }.items():
+        code, text = run(*common, *options, f'--workdir={folder}/{name}')
+        assert code == 0, text
+        assert 'patch_auc' in text
+    return folder
+
+
+def open_all(folder):
+    return [
+        source[place] for split in ('train', 'valid', 'test')
+        for source in [records.open_records(
+            folder / 'records', split, task='vertebral_fracture', verify=False)]
+        for place in range(len(source))
+    ]
+
+
+def test_a_run_reports_with_sections_and_keeps_its_calibration(members):
+    page = (members / 'lstm/report/report.html').read_text()
+    assert 'FROC' in page and 'Genant' in page
+    values = runs.read_calibration(members / 'lstm')
+    assert {'scale', 'offset', 'thresholds', 'tuning'} <= values.keys()
+
+
+def test_an_ensemble_of_networks_of_several_sizes_is_the_mean_of_its_members(members):
+    found = open_all(members)
+    paths = [members / 'lstm', members / 'shallow']
+    together = runs.load(paths, views=2)
+    alone = [runs.load(path, views=2) for path in paths]
+    for record in found[:3]:
+        mean, *parts = (
+            predictor.task.infer(predictor.apply, record, batch_size=1)
+            for predictor in (together, *alone))
+        for name in ('series', 'patches'):
+            np.testing.assert_allclose(
+                mean[name], (parts[0][name] + parts[1][name]) / 2, atol=1e-6)
+        assert abs(parts[0]['series'] - parts[1]['series']) > 1e-5
+    # Its verdict is by a threshold of the mean, not by the first member's.
+    point = together.task.findings.keywords['operating_point']
+    first = alone[0].task.findings.keywords['operating_point']
+    assert (point is None) == (first is None)
+    assert point is None or point.threshold != first.threshold
+
+
+def test_fillers_order_batches_and_devices_change_no_case(members):
+    found = open_all(members)
+    predictor = runs.load(members / 'lstm', views=2)
+    task, weights = predictor.task, predictor._members
+    reference = {}
+    for record in found:
+        reference[record['case_id']] = predictor.task.infer(
+            predictor.apply, record, batch_size=1)
+
+    def compare(case_id, series, patches):
+        expected = reference[case_id]
+        np.testing.assert_allclose(series, expected['series'], atol=1e-5)
+        count = min(len(patches), len(expected['patches']))
+        np.testing.assert_allclose(
+            patches[:count], expected['patches'][:count], atol=1e-5)
+
+    for source, batch_size in ((found, 4), (found[::-1], 8)):  # of four devices
+        rows = predict.make_split_rows([task], views=2)(
+            list(jax.device_get(weights)), source, batch_size=batch_size)
+        for i, case_id in enumerate(rows['case_id']):
+            real = rows['patch_mask'][i] > 0
+            compare(
+                case_id, rows['probability'][i, 0], rows['patch_probability'][i][real])
+    one = jax.jit(predict.make_apply([task], views=2))  # of one device
+    batch, _ = pipeline.split_strings(pipeline.stack(found))
+    answers = jax.device_get(one(list(jax.device_get(weights)), batch))
+    for i, record in enumerate(found):
+        compare(
+            record['case_id'], answers['series'][i],
+            answers['patches'][i][record['patch_mask'] > 0])
+
+
+def test_members_that_read_otherwise_are_no_ensemble(members, tmp_path):
+    other = tmp_path / 'other'
+    shutil.copytree(members / 'lstm', other)
+    path = other / 'config.json'
+    path.write_text(path.read_text().replace('"height_mm": 40.0', '"height_mm": 30.0'))
+    with pytest.raises(CheckpointError, match='reads with height_mm 30.0, and .* 40.0'):
+        runs.load([members / 'lstm', other])
