@@ -29,6 +29,7 @@ flags.mark_flags_as_required(['config'])
 def main(argv):
     import jax
 
+    from configs import spinal_cord_yolo
     from jaxmed import benchmark, findings, jobs, runs, train
     from jaxmed.data import records
     from launch import benchmarks
@@ -59,6 +60,10 @@ def main(argv):
         if name == 'spinal_cord':
             result['case'] = ct_case.measure(config, rounds=_ROUNDS.value, depth=250)
             result['tall_case'] = ct_case.measure(config, rounds=1, depth=1200)
+        elif name == 'vertebral_fracture':
+            result['case'] = ct_case.measure(
+                config, rounds=_ROUNDS.value, depth=250,
+                detector=spinal_cord_yolo.get_config().to_dict())
         else:
             result['decoding'] = benchmark.measure_decoding(task, source)
         warm = benchmark.start_times(

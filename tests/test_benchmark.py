@@ -4,10 +4,16 @@ import json
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import vertebral_fracture
+from jaxmed import losses
+from jaxmed.models.patch_sequence import PatchSequence
 from launch import benchmarks
+from launch.benchmarks import torch_patch_sequence
 from tests.commands import ROOT, TINY
 
 
@@ -46,3 +52,135 @@ def test_the_command_times_training_prediction_and_input(tmp_path):
     assert 0 < result['warm_start']['warm_s'] < result['warm_start']['cold_s']
     assert result['decoding']['images_per_s'] > 0
     assert result['memory']['host_peak_bytes'] > 1e8
+
+
+def carry(params, model):
+    """Writes parameters of PatchSequence into torch_patch_sequence's network."""
+    import torch
+
+    def put(target, value):
+        assert target.shape == value.shape
+        with torch.no_grad():
+            target.copy_(torch.tensor(np.asarray(value)))
+
+    convolutions = [m for m in model.represent if isinstance(m, torch.nn.Conv3d)]
+    names = sorted(name for name in params if name.startswith('conv'))
+    assert len(names) == len(convolutions)
+    for name, module in zip(names, convolutions):
+        put(module.weight, params[name]['kernel'].transpose(4, 3, 0, 1, 2))
+        put(module.bias, params[name]['bias'])
+    for name in set(params) - set(names):
+        module = getattr(model, name.removesuffix('_lstm'))
+        if not name.endswith('_lstm'):
+            put(module.weight, params[name]['kernel'].T)
+            put(module.bias, params[name]['bias'])
+            continue
+        for way, suffix in enumerate(('', '_reverse')[:len(params[name]) // 3]):
+            put(getattr(module, f'weight_ih_l0{suffix}'),
+                params[name][f'kernel{way}'].T)
+            put(getattr(module, f'weight_hh_l0{suffix}'),
+                params[name][f'recurrent{way}'].T)
+            put(getattr(module, f'bias_ih_l0{suffix}'), params[name][f'bias{way}'])
+
+
+def both(options, *, shape, mask):
+    """A network here and in PyTorch with the same weights, and one batch.
+
+    Returns:
+        ((loss, outputs, gradients) of each, as trees of NumPy under our names).
+    """
+    import torch
+
+    rng = np.random.default_rng(0)
+    mask = np.array(mask, np.float32)
+    inputs = {
+        'patches': rng.random((*mask.shape, *shape, 1), np.float32),
+        'mask': mask, 'position': rng.random(mask.shape, np.float32),
+    }
+    targets = rng.integers(0, 2, (len(mask), 1 + mask.shape[1])).astype(np.float32)
+    targets[:, 1:][mask == 0] = np.nan
+    targets[0, 2] = targets[-1, 0] = np.nan
+    module = PatchSequence(**options, dtype=jnp.float32, axis_name=None)
+    spec = jax.eval_shape(
+        lambda key: module.init(key, inputs, train=False), jax.random.key(0))['params']
+    params = jax.tree.map(lambda x: (
+        rng.normal(size=x.shape) / max(x.size // x.shape[-1], 4) ** 0.5
+    ).astype(np.float32), spec)
+
+    @jax.jit
+    def run(params):
+        def loss(params):
+            outputs = module.apply({'params': params}, inputs, train=True)
+            values = losses.series_and_patches(outputs, targets, patch_weight=0.7)
+            return values.mean(), outputs
+
+        (value, outputs), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return value, outputs, grads
+
+    rival = torch_patch_sequence.build(options, patch_shape=shape, channels=1)
+    carry(params, rival)
+    trained = [p for p in rival.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) == sum(
+        x.size for x in jax.tree.leaves(params))
+    patches = torch.tensor(inputs['patches']).flatten(0, 1).permute(0, 4, 1, 2, 3)
+    series, logits = rival(
+        patches, torch.tensor(mask), torch.tensor(inputs['position']))
+    loss = torch_patch_sequence.loss(
+        series, logits, torch.tensor(targets), patch_weight=0.7)
+    loss.backward()
+    # The gradients of ours, put where PyTorch's are, must be those.
+    value, outputs, grads = jax.device_get(run(params))
+    theirs = [p.grad.numpy() for p in trained]
+    carry(grads, rival)
+    ours = [p.detach().numpy() for p in trained]
+    return (value, outputs['series'], outputs['patches'], *ours), (
+        loss.item(), series.detach().numpy(), logits.detach().numpy(), *theirs)
+
+
+def agree(ours, theirs):
+    for x, y in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-4 * max(np.abs(y).max(), 1e-3))
+
+
+SMALL = dict(
+    widths=(3, 4), convolutions=1, batch_norm=False, representation='flatten',
+    position=True, window=3, hidden=5, dropout=0.0, initialisation='glorot_uniform',
+)
+
+
+@pytest.mark.parametrize('sequence, aggregation, representation', [
+    ('none', 'max', 'flatten'), ('none', 'mean', 'mean'), ('lstm', 'max', 'max'),
+    ('bilstm', 'mean', 'flatten'), ('max', 'smoothed_max', 'flatten'),
+    ('none', 'attention', 'flatten'), ('lstm', 'bilstm', 'flatten'),
+])
+def test_pytorchs_rival_is_the_same_network(sequence, aggregation, representation):
+    pytest.importorskip('torch')
+    options = SMALL | dict(
+        sequence=sequence, aggregation=aggregation, representation=representation,
+        position=representation == 'flatten')
+    agree(*both(options, shape=(4, 6, 4), mask=[[1, 1, 1, 1], [1, 1, 0, 0]]))
+
+
+def test_pytorchs_rival_is_the_network_that_is_timed():
+    pytest.importorskip('torch')
+    task = vertebral_fracture.get_config().to_dict()['task']
+    ours, theirs = both(task['model'], shape=task['patch_shape'], mask=[[1, 1]])
+    agree(ours, theirs)
+
+
+def test_pytorchs_rival_of_patches_trains_and_predicts(monkeypatch):
+    pytest.importorskip('torch')
+    monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
+    inputs = {
+        'patches': np.ones((2, 3, 4, 6, 4, 1), np.float32),
+        'mask': np.ones((2, 3), np.float32), 'position': np.ones((2, 3), np.float32),
+    }
+    model = SMALL | dict(sequence='lstm', aggregation='max')
+    config = {'task': {'model': model, 'dtype': 'float32', 'patch_weight': 1.0}}
+    rival = benchmarks.RIVALS['vertebral_fracture']
+    targets = np.zeros((2, 4), np.float32)
+    with benchmarks.start(rival, config, inputs, targets) as rivals:
+        assert list(rivals) == ['channels_last', 'channels_first']
+        for steps in rivals.values():
+            for step in steps:
+                step()

@@ -2,11 +2,13 @@
 
 There XLA 0.10 computes a convolution in three dimensions, and its gradients, in plain
 loops: at 32 patches of 32 x 32 x 24 and 8 channels ten to twenty times slower than the
-two-dimensional one that does the same work. So depth becomes part of the batch, which
-costs nothing, and gradients by kernels are matrix products. Accelerators keep the
-native forms.
+two-dimensional one that does the same work. So a convolution is one over slices and
+rows, gradients by kernels are matrix products, and a block of convolutions takes a few
+volumes at a time, which stay in the cache. Accelerators keep the native forms.
 """
 
+import functools
+import math
 from typing import Any, Callable
 
 import flax.linen as nn
@@ -14,13 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmed.models import layers
-
 _SIZE = 3  # of kernels, in each direction
-_SAME = ((1, 1), (1, 1))
 _SHARES_AT_ONCE = 1 << 20  # numbers that a convolution computes before they are added
-# Features below which columns are paired in the gradient by a kernel.
+# Features below which two columns are taken as one of twice the features.
 _FEW_FEATURES = 16
+_COPIES_AT_ONCE = 1 << 19  # numbers on the left of a product
+_FEW_CHANNELS = 4  # below which all taps are copies of the input
 
 
 @jax.custom_vjp
@@ -29,35 +30,16 @@ def convolve(inputs, kernel):
 
     Three-dimensional cross-correlation; differentiable once, in reverse mode.
 
-    On a CPU, one two-dimensional convolution gives the shares of each slice in three,
-    the next, itself and the one before, and shifted they are added. So few features
-    become three times as many, which fills the vector units, and no input is copied.
-    A few volumes at a time, whose shares stay in the cache.
-
     Args:
         inputs: [B, D, H, W, C].
         kernel: [3, 3, 3, C, features], of the same type.
     """
-    batch, depth, height, width, channels = inputs.shape
-    features = kernel.shape[-1]
-    at_once = max(_SHARES_AT_ONCE // (depth * height * width * _SIZE * features), 1)
-    at_once = max(n for n in range(1, min(at_once, batch) + 1) if batch % n == 0)
-
-    def by_slices(inputs, kernel):
-        taps = kernel.transpose(1, 2, 3, 0, 4)
-        taps = taps.reshape(_SIZE, _SIZE, channels, _SIZE * features)
-
-        def convolve_some(volumes):
-            slices = volumes.reshape(-1, height, width, channels)
-            shares = layers.convolve(slices, taps, (1, 1), _SAME)
-            shares = shares.reshape(at_once, depth, height, width, -1)
-            below, same, above = jnp.split(shares, _SIZE, axis=-1)
-            return _shift(below, 1) + same + _shift(above, -1)
-
-        volumes = inputs.reshape(-1, at_once, *inputs.shape[1:])
-        return lax.map(convolve_some, volumes).reshape(*inputs.shape[:-1], features)
-
-    return lax.platform_dependent(inputs, kernel, cpu=by_slices, default=_native)
+    return lax.platform_dependent(
+        inputs, kernel, default=_native,
+        cpu=lambda inputs, kernel: _map_some(
+            lambda volumes: _by_columns(volumes, kernel), inputs,
+            at_once=_at_once(inputs, kernel)),
+    )
 
 
 def _native(inputs, kernel):
@@ -67,75 +49,175 @@ def _native(inputs, kernel):
     )
 
 
-def _shift(x, slices):
-    """Moves along depth; zeros follow."""
-    pads = [(0, 0, 0), (slices, -slices, 0), *[(0, 0, 0)] * (x.ndim - 2)]
-    return lax.pad(x, jnp.zeros((), x.dtype), pads)
+def _at_once(inputs, kernel):
+    """How many volumes have so few shares that those stay in the cache."""
+    return _divisor(
+        len(inputs), _SHARES_AT_ONCE // (
+            math.prod(inputs.shape[1:4]) * _SIZE * kernel.shape[-1]))
+
+
+def _divisor(number, limit):
+    """The largest one that is not above a limit, or 1."""
+    return max(n for n in range(1, max(min(number, limit), 1) + 1) if number % n == 0)
+
+
+def _map_some(function, tree, *, at_once, count=None):
+    """`function` of `at_once` examples at a time: trees of [B, ...] -> the same.
+
+    With a `count` zeros of those behind the first so many, where nothing is computed.
+    """
+    batch = len(jax.tree.leaves(tree)[0])
+    if at_once == batch and count is None:
+        return function(tree)
+    tree = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), tree)
+    if count is None:
+        answers = lax.map(function, tree)
+    else:
+        answers = lax.map(
+            lambda args: _unless_behind(function, args[0], count, args[1]),
+            (jnp.arange(0, batch, at_once), tree))
+    return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), answers)
+
+
+def _unless_behind(function, first, count, *args):
+    """`function` of arguments, or zeros of its kind if `first` is not below `count`."""
+    kinds = jax.eval_shape(function, *args)
+    return lax.cond(
+        first < count, function,
+        lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kinds), *args)
+
+
+def _joined(width, features):
+    """Columns that are one place: two where features are few, lest vectors be empty."""
+    return 2 if features < _FEW_FEATURES and width % 2 == 0 else 1
+
+
+def _by_columns(inputs, kernel):
+    """`convolve` as a two-dimensional convolution over slices and rows.
+
+    It gives the shares of each place of one or two columns in those columns, the one
+    before and the one behind, and the latter, shifted, are added. So few features
+    become three or four times as many, which fills the vector units, and no input is
+    copied: rows of places lie in memory as one, the next row a dilation away.
+    """
+    batch, depth, height, width, channels = inputs.shape
+    features = kernel.shape[-1]
+    joined = _joined(width, features)
+    places = width // joined
+    # Of input column i of a place, in column o - 1 of the output.
+    taps = [
+        [kernel[:, :, i - o + 2] if 0 <= i - o + 2 < _SIZE
+         else jnp.zeros_like(kernel[:, :, 0]) for o in range(joined + 2)]
+        for i in range(joined)
+    ]
+    taps = jnp.concatenate([jnp.concatenate(row, axis=-1) for row in taps], axis=-2)
+    shares = lax.conv_general_dilated(
+        inputs.reshape(batch, depth, height * places, joined * channels), taps, (1, 1),
+        ((1, 1), (places, places)), rhs_dilation=(1, places),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    before, *columns, behind = jnp.split(shares, joined + 2, axis=-1)
+    # Chosen, not padded at the ends of each row: XLA would write those to memory.
+    place = (jnp.arange(height * places) % places)[:, None]
+    columns[0] += jnp.where(place > 0, _pad(behind[:, :, :-1], 2, 1, 0), 0)
+    columns[-1] += jnp.where(place < places - 1, _pad(before[:, :, 1:], 2, 0, 1), 0)
+    return jnp.concatenate(columns, axis=-1).reshape(
+        batch, depth, height, width, features)
+
+
+def _turn(kernel):
+    """The kernel that maps gradients of outputs to those of inputs."""
+    return kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
 
 
 def _convolve_backward(residuals, grad):
     inputs, kernel = residuals
-    turned = kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
-    return convolve(grad, turned), _gradient_by_kernel(inputs, kernel, grad)
+
+    def native(inputs, kernel, grad):
+        _, transpose = jax.vjp(_native, inputs, kernel)
+        return transpose(grad)
+
+    def by_volume(inputs, kernel, grad):
+        by_inputs = _map_some(
+            lambda some: _by_columns(some, _turn(kernel)), grad,
+            at_once=_at_once(grad, _turn(kernel)))
+        by_kernel = _gradient_by_kernel(inputs, grad, kernel.shape)
+        return by_inputs, by_kernel.astype(kernel.dtype)
+
+    # Resolved when compiled, so that a program exported for a GPU gets its own form.
+    return lax.platform_dependent(
+        inputs, kernel, grad, cpu=by_volume, default=native)
 
 
 convolve.defvjp(lambda *args: (convolve(*args), args), _convolve_backward)
 
 
-def _gradient_by_kernel(inputs, kernel, grad):
-    """Gradient of `convolve` by its kernel, whose values do not matter.
+def _gradient_by_kernel(inputs, grad, shape):
+    """Gradient of `convolve` by a kernel of a shape, float32.
 
-    On a CPU, one matrix product a volume, contracted over voxels. Its left side holds
-    the inputs of the 3 x 3 taps over height and width, its right side the output
-    gradients of the 3 taps over depth: 9 + 3 copies give all 27.
+    One matrix product of a few volumes at a time, contracted over voxels. Its left side
+    holds the inputs of the 3 x 3 taps over height and width, its right side the output
+    gradients of the 3 taps over depth: 9 + 3 copies give all 27. On the left features
+    come first, so that a copy is of whole slices, shifted, and not of a few numbers at
+    each voxel.
 
     Few features make a thin product of many copies. Then two columns are one place of
-    twice the features, to which the left side adds the columns before and behind: a
-    third more products in half as many, larger copies.
+    twice the features, to which come the columns before and behind: a third more
+    products in half as many, larger copies. Of few channels four columns are a place,
+    the left side holds all 27 taps, and the right side is the gradient as it is.
     """
-    channels, features = kernel.shape[3:]
-    batch, depth, height, width, _ = inputs.shape
-    joined = 2 if features < _FEW_FEATURES and width % 2 == 0 else 1
+    batch, depth, height, width, channels = inputs.shape
+    features, few = shape[-1], channels < _FEW_CHANNELS
+    joined = 4 if few and width % 4 == 0 else _joined(width, features)
     seen = joined + _SIZE - 1  # columns that a place sees
+    places = depth, height, width // joined
+    copies = _SIZE * seen * channels * (_SIZE if few else 1)
+    at_once = _divisor(batch, _COPIES_AT_ONCE // (copies * math.prod(places)))
 
     def products(inputs, grad):
-        places = depth, height, width // joined
+        left = inputs.reshape(-1, joined * channels).T.reshape(-1, at_once, *places)
+        left = _pad(left, 3, 1, 1)
+        left = jnp.concatenate([
+            _pad(left[-channels:, ..., :-1], 4, 1, 0), left,
+            _pad(left[:channels, ..., 1:], 4, 0, 1)])
+        left = jnp.concatenate(
+            [left[:, :, :, i : i + height] for i in range(_SIZE)])
+        right = grad.reshape(at_once, *places, -1)
+        if few:
+            left = _pad(left, 2, 1, 1)
+            left = jnp.concatenate([left[:, :, i : i + depth] for i in range(_SIZE)])
+        else:
+            right = _pad(right, 1, 1, 1)
+            right = jnp.concatenate(
+                [right[:, _SIZE - 1 - i :][:, :depth] for i in range(_SIZE)], axis=-1)
+        return jnp.matmul(
+            left.reshape(len(left), -1), right.reshape(-1, right.shape[-1]),
+            preferred_element_type=jnp.float32,
+        )
 
-        def pad(x, axis, low, high):
-            pads = [(0, 0)] * x.ndim
-            pads[axis] = low, high
-            return jnp.pad(x, pads)
-
-        def add_product(step, total):
-            volume = lax.dynamic_index_in_dim(inputs, step, keepdims=False)
-            volume = pad(pad(volume.reshape(*places, -1), 1, 1, 1), 0, 1, 1)
-            before = pad(volume[:, :, :-1, -channels:], 2, 1, 0)
-            behind = pad(volume[:, :, 1:, :channels], 2, 0, 1)
-            volume = jnp.concatenate([before, volume, behind], axis=-1)
-            rows = [volume[:, i : i + height] for i in range(_SIZE)]
-            volume_grad = lax.dynamic_index_in_dim(grad, step, keepdims=False)
-            volume_grad = pad(volume_grad.reshape(*places, -1), 0, 2, 2)
-            slices = [
-                volume_grad[_SIZE - 1 - i :][: depth + 2] for i in range(_SIZE)]
-            return total + jnp.matmul(
-                jnp.concatenate(rows, axis=-1).reshape(-1, total.shape[0]).T,
-                jnp.concatenate(slices, axis=-1).reshape(-1, total.shape[1]),
-                preferred_element_type=jnp.float32,
-            )
-
-        shape = _SIZE * seen * channels, _SIZE * joined * features
+    some = [x.reshape(-1, at_once, *x.shape[1:]) for x in (inputs, grad)]
+    if at_once == batch:
+        total = products(inputs, grad)
+    else:
+        size = copies, joined * features * (1 if few else _SIZE)
         total = lax.fori_loop(
-            0, batch, add_product, jnp.zeros(shape, jnp.float32))
+            0, batch // at_once,
+            lambda step, total: total + products(*(
+                lax.dynamic_index_in_dim(x, step, keepdims=False) for x in some)),
+            jnp.zeros(size, jnp.float32),
+        )
+    if few:
+        total = total.reshape(_SIZE, _SIZE, seen, channels, joined, features)
+    else:
         total = total.reshape(_SIZE, seen, channels, _SIZE, joined, features)
-        taps = sum(total[:, j : j + _SIZE, :, :, j] for j in range(joined))
-        return taps.transpose(3, 0, 1, 2, 4).astype(kernel.dtype)
+        total = total.transpose(3, 0, 1, 2, 4, 5)
+    return sum(total[:, :, j : j + _SIZE, :, j] for j in range(joined))
 
-    def native(inputs, grad):
-        _, by_kernel = jax.vjp(lambda k: _native(inputs, k), kernel)
-        return by_kernel(grad)[0]
 
-    # Resolved when compiled, so that a program exported for a GPU gets its own form.
-    return lax.platform_dependent(inputs, grad, cpu=products, default=native)
+def _pad(x, axis, low, high):
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = low, high
+    return jnp.pad(x, pads)
 
 
 @jax.custom_vjp
@@ -177,6 +259,121 @@ def _max_pool_backward(residuals, grad):
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+@jax.custom_vjp
+def convolve_and_pool(inputs, count, kernels, biases):
+    """Convolutions with biases and ReLU, the last with 2x2x2 max pooling: a block.
+
+    The same as `convolve`, bias, `max_pool` and ReLU, one after the other. On a CPU a
+    few volumes at a time go through all of them, in the cache, what lies between the
+    last convolution and the pooling is never stored, and fillers cost nothing.
+    Differentiable once, in reverse mode.
+
+    Args:
+        inputs: [B, D, H, W, C].
+        count: [] int, examples that count; those behind them are fillers, whose outputs
+            mean nothing and of which no gradient may come.
+        kernels: sequence of [3, 3, 3, C, features], of the type of `inputs`.
+        biases: sequence of [features], as many; float32.
+
+    Returns:
+        [B, D // 2, H // 2, W // 2, features of the last].
+    """
+    return _block_forward(inputs, count, kernels, biases)[0]
+
+
+def _block_forward(inputs, count, kernels, biases):
+    def native(inputs, count, kernels, biases):
+        return _through_block(_native, inputs, kernels, biases)
+
+    def by_volume(inputs, count, kernels, biases):
+        return _map_some(
+            lambda some: _through_block(_by_columns, some, kernels, biases), inputs,
+            at_once=min(map(functools.partial(_at_once, inputs), kernels)), count=count)
+
+    outputs, inner, winner = lax.platform_dependent(
+        inputs, count, kernels, biases, cpu=by_volume, default=native)
+    return outputs, (inputs, count, inner, winner, outputs, kernels, biases)
+
+
+def _through_block(convolve, x, kernels, biases):
+    """Outputs, what is between the convolutions, and which of eight values won."""
+    inner = []
+    for kernel, bias in zip(kernels, biases):
+        x = (convolve(x, kernel) + bias).astype(x.dtype)
+        if len(inner) < len(kernels) - 1:
+            x = jnp.maximum(x, 0)
+            inner.append(x)
+    x, (winner, _) = _max_pool_forward(x)
+    return jnp.maximum(x, 0), tuple(inner), winner
+
+
+def _block_backward(residuals, grad):
+    inputs, count, inner, winner, outputs, kernels, biases = residuals
+
+    def native(count, *args):
+        def gradients(x, kernel, grad):
+            _, transpose = jax.vjp(_native, x, kernel)
+            return transpose(grad)
+
+        by_inputs, by_kernels, by_biases = _back_through_block(
+            gradients, *args, kernels=kernels)
+        return by_inputs, by_kernels, by_biases
+
+    def by_volume(count, *args):
+        def gradients(x, kernel, grad):
+            return _by_columns(grad, _turn(kernel)), _gradient_by_kernel(
+                x, grad, kernel.shape)
+
+        at_once = min(_at_once(inputs, kernel) for kernel in kernels)
+        args = jax.tree.map(
+            lambda x: x.reshape(-1, at_once, *x.shape[1:]), args)
+
+        def back(*some):
+            return _back_through_block(gradients, *some, kernels=kernels)
+
+        def add(totals, some):
+            by_inputs, *parts = _unless_behind(back, some[0], count, *some[1:])
+            return jax.tree.map(jnp.add, totals, parts), by_inputs
+
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, jnp.float32), [list(kernels), list(biases)])
+        starts = jnp.arange(0, len(inputs), at_once)
+        totals, by_inputs = lax.scan(add, zeros, (starts, *args))
+        return by_inputs.reshape(inputs.shape), *totals
+
+    by_inputs, by_kernels, by_biases = lax.platform_dependent(
+        count, inputs, inner, winner, outputs, grad, cpu=by_volume, default=native)
+    return by_inputs, None, *(
+        tuple(x.astype(y.dtype) for x, y in zip(some, like))
+        for some, like in ((by_kernels, kernels), (by_biases, biases)))
+
+
+def _back_through_block(gradients, inputs, inner, winner, outputs, grad, *, kernels):
+    """Gradients by inputs, kernels and biases; the latter two float32 lists."""
+    grad = jnp.where(outputs > 0, grad, 0)
+    by_biases = [_sum_features(grad)]  # what the pooling passes over adds nothing
+    sizes = inputs[..., :0]
+    grad = _max_pool_backward((winner, sizes), grad)[0]
+    by_kernels = []
+    layers = [inputs, *inner]
+    for x, kernel in zip(layers[::-1], kernels[::-1]):
+        grad, by_kernel = gradients(x, kernel, grad)
+        by_kernels.insert(0, by_kernel.astype(jnp.float32))
+        if len(by_kernels) < len(kernels):
+            grad = jnp.where(x > 0, grad, 0)
+            by_biases.insert(0, _sum_features(grad))
+    return grad, by_kernels, by_biases
+
+
+def _sum_features(x):
+    """[..., W, C] -> [C] float32, columns last: rows of several fill the vectors."""
+    rows = x.reshape(-1, x.shape[-2] * x.shape[-1]).astype(jnp.float32).sum(axis=0)
+    return rows.reshape(x.shape[-2:]).sum(axis=0)
+
+
+convolve_and_pool.defvjp(_block_forward, _block_backward)
+
+
 class Conv3D(nn.Module):
     """flax.linen.Conv of 3x3x3 kernels: same parameters, same result.
 
@@ -193,13 +390,19 @@ class Conv3D(nn.Module):
     kernel_init: Callable[..., jax.Array] = nn.initializers.glorot_uniform()
 
     @nn.compact
+    def parameters(self, channels):
+        """The kernel, of type `dtype`, and the bias, float32, or None."""
+        shape = (_SIZE,) * 3 + (channels, self.features)
+        kernel = self.param('kernel', self.kernel_init, shape).astype(self.dtype)
+        if not self.use_bias:
+            return kernel, None
+        return kernel, self.param('bias', nn.initializers.zeros, (self.features,))
+
     def __call__(self, inputs) -> jax.Array:
         """[B, D, H, W, C] -> [B, D, H, W, features] of type `dtype`."""
-        shape = (_SIZE,) * 3 + (inputs.shape[-1], self.features)
-        kernel = self.param('kernel', self.kernel_init, shape)
-        outputs = convolve(inputs.astype(self.dtype), kernel.astype(self.dtype))
-        if self.use_bias:
-            bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        kernel, bias = self.parameters(inputs.shape[-1])
+        outputs = convolve(inputs.astype(self.dtype), kernel)
+        if bias is not None:
             outputs = (outputs + bias).astype(self.dtype)
         return outputs
 

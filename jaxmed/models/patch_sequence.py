@@ -9,7 +9,12 @@ from jax import lax
 
 from jaxmed.errors import ConfigError
 from jaxmed.models.layers import Dropout
-from jaxmed.models.layers3d import Conv3D, MaskedBatchNorm, max_pool
+from jaxmed.models.layers3d import (
+    Conv3D,
+    MaskedBatchNorm,
+    convolve_and_pool,
+    max_pool,
+)
 
 REPRESENTATIONS = ('flatten', 'mean', 'max')
 SEQUENCES = ('none', 'max', 'lstm', 'bilstm')
@@ -154,22 +159,29 @@ class PatchSequence(nn.Module):
 
     def _represent(self, patches, mask, train):
         """[B, k, pH, pW, pZ, C], [B, k] -> [B, k, D] of type `dtype`."""
-        batch, count = mask.shape
-        real = mask.reshape(-1)
+        real = jnp.asarray(mask).reshape(-1)
         x = patches.reshape(-1, *patches.shape[2:]).astype(self.dtype)
         # Chosen, not multiplied: whatever a filler holds goes no further.
         x = jnp.where(real[:, None, None, None, None], x, 0)
+        # Behind all patches nothing is computed of fillers.
+        order, count = jnp.argsort(~real, stable=True), real.sum()
+        x, real = jnp.take(x, order, axis=0), jnp.take(real, order)
         for block, width in enumerate(self.widths, start=1):
-            for number in range(1, self.convolutions + 1):
-                name = f'{block}_{number}'
-                x = Conv3D(
+            convolutions = [
+                Conv3D(
                     width, use_bias=not self.batch_norm, dtype=self.dtype,
-                    kernel_init=self._init, name=f'conv{name}',
-                )(x)
-                if self.batch_norm:
-                    norm = MaskedBatchNorm(
-                        self.dtype, self.axis_name, name=f'norm{name}')
-                    x = norm(x, real, train=train)
+                    kernel_init=self._init, name=f'conv{block}_{number}',
+                ) for number in range(1, self.convolutions + 1)
+            ]
+            if not self.batch_norm:
+                channels = [x.shape[-1]] + [width] * (self.convolutions - 1)
+                x = convolve_and_pool(x, count, *zip(*(
+                    c.parameters(n) for c, n in zip(convolutions, channels))))
+                continue
+            for number, convolve in enumerate(convolutions, start=1):
+                norm = MaskedBatchNorm(
+                    self.dtype, self.axis_name, name=f'norm{block}_{number}')
+                x = norm(convolve(x), real, train=train)
                 if number == self.convolutions:
                     x = max_pool(x)  # before ReLU, the same after: an eighth to do
                 x = nn.relu(x)
@@ -177,7 +189,8 @@ class PatchSequence(nn.Module):
             x = x.mean((1, 2, 3))
         elif self.representation == 'max':
             x = x.max((1, 2, 3))
-        return x.reshape(batch, count, -1)
+        x = jnp.take(x, jnp.argsort(order), axis=0)
+        return x.reshape(*mask.shape, -1)
 
     def _aggregate(self, features, logits, mask):
         """h [B, k, D], s [B, k], mask [B, k] -> t [B] float32."""

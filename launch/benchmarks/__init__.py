@@ -20,6 +20,7 @@ import numpy as np
 RIVALS = {
     'chest_xray': 'launch.benchmarks.torch_classifiers',
     'spinal_cord': 'launch.benchmarks.torch_yolo',
+    'vertebral_fracture': 'launch.benchmarks.torch_patch_sequence',
     'white_blood_cell': 'launch.benchmarks.torch_unet',
 }
 MALLOC = 'GLIBC_TUNABLES'
@@ -32,7 +33,8 @@ def start(module, config, inputs, targets):
     Args:
         module: one of RIVALS.
         config: nested dicts of the jaxmed run.
-        inputs, targets: float32 [B, H, W, C] and [B, H, W, K], preprocessed.
+        inputs: float32, preprocessed; an array, or a dict of them.
+        targets: float32 array.
 
     Yields:
         {name: (train step, forward)}, blocking functions. Where the launcher changed
@@ -45,7 +47,9 @@ def start(module, config, inputs, targets):
         environments[", jaxmed's malloc"] = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         batch = Path(folder) / 'batch.npz'
-        np.savez(batch, inputs=inputs, targets=targets)
+        parts = inputs if isinstance(inputs, dict) else {'': inputs}
+        named = {f'inputs.{name}': part for name, part in parts.items()}
+        np.savez(batch, targets=targets, **named)
         command = [sys.executable, '-m', module, json.dumps(config), batch]
         rivals = {}
         for suffix, environment in environments.items():
@@ -73,7 +77,9 @@ def serve(make):
     """The rivals' side: makes them, names them, then runs what each line asks for."""
     config, batch = sys.argv[1:]
     arrays = np.load(batch)
-    rivals = make(json.loads(config), arrays['inputs'], arrays['targets'])
+    inputs = {
+        name.partition('.')[2]: arrays[name] for name in arrays if name != 'targets'}
+    rivals = make(json.loads(config), inputs.get('', inputs), arrays['targets'])
     print(json.dumps(list(rivals)), flush=True)
     for line in sys.stdin:
         name, which = json.loads(line)

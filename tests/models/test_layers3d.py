@@ -36,8 +36,9 @@ def value_and_gradients(function, *inputs):
 @pytest.mark.parametrize(
     'size, channels, features',
     [
-        ((8, 6, 10), 3, 4),  # pairs of columns
-        ((8, 6, 10), 1, 16),  # single ones, as there are features enough
+        ((8, 6, 10), 5, 4),  # pairs of columns
+        ((4, 6, 8), 1, 8),  # four of them, and all taps copied, in the gradient
+        ((8, 6, 10), 5, 16),  # single ones, as there are features enough
         ((5, 4, 7), 2, 4),  # an odd column
         ((1, 9, 2), 2, 3),
         ((3, 1, 1), 4, 8),  # smaller than the kernel
@@ -64,6 +65,81 @@ def test_conv3d_gives_the_values_and_gradients_of_flax(
     close(run(conv), run(flax_conv))
 
 
+def test_many_volumes_are_taken_a_few_at_a_time():
+    # 6 of 64 x 32 x 16 voxels: one convolution or product at a time, and two.
+    inputs = normal(0, 6, 64, 32, 16, 4)
+    for features in (2, 6):
+        kernel = normal(1, 3, 3, 3, 4, features)
+        assert layers3d._at_once(inputs, kernel) < 6
+        close(
+            value_and_gradients(layers3d.convolve, inputs, kernel),
+            value_and_gradients(layers3d._native, inputs, kernel))
+
+
+def plain_block(inputs, kernels, biases):
+    for kernel, bias in zip(kernels[:-1], biases):
+        inputs = nn.relu(layers3d._native(inputs, kernel) + bias)
+    inputs = layers3d._native(inputs, kernels[-1]) + biases[-1]
+    window = (1, 2, 2, 2, 1)
+    return nn.relu(
+        lax.reduce_window(inputs, -jnp.inf, lax.max, window, window, 'VALID'))
+
+
+def whole_block(inputs, kernels, biases):
+    return layers3d.convolve_and_pool(inputs, len(inputs), kernels, biases)
+
+
+@pytest.mark.parametrize('size, widths', [
+    ((4, 6, 8), (1, 8, 8)), ((5, 7, 3), (2, 4)), ((2, 2, 2), (3, 16, 5, 4)),
+    ((48, 32, 32), (1, 8, 8)),  # one volume at a time
+])
+def test_a_block_is_its_layers_one_after_the_other(size, widths):
+    kernels = tuple(
+        0.3 * normal(i, 3, 3, 3, *pair)
+        for i, pair in enumerate(zip(widths, widths[1:])))
+    biases = tuple(normal(9, n) for n in widths[1:])
+    arguments = normal(8, 3, *size, widths[0]), kernels, biases
+    close(
+        value_and_gradients(whole_block, *arguments),
+        value_and_gradients(plain_block, *arguments))
+
+
+@pytest.mark.parametrize('count', [0, 1, 3, 6])
+def test_a_block_computes_nothing_of_fillers_and_the_rest_as_ever(count):
+    # One volume at a time, as the others would hide what is left out.
+    kernels = tuple(0.3 * normal(i, 3, 3, 3, n, 8) for i, n in enumerate((1, 8)))
+    biases = normal(9, 8), normal(7, 8)
+    inputs = jnp.asarray(normal(8, 6, 48, 32, 32, 1))
+    assert layers3d._at_once(inputs, kernels[1]) == 1
+
+    def block(inputs, kernels, biases):
+        outputs = layers3d.convolve_and_pool(inputs, count, kernels, biases)
+        return outputs.at[count:].set(0)
+
+    def expected(inputs, kernels, biases):
+        return whole_block(inputs, kernels, biases).at[count:].set(0)
+
+    outputs = layers3d.convolve_and_pool(
+        inputs.at[count:].set(jnp.nan), count, kernels, biases)
+    assert not outputs[count:].any()  # of NaN, if they were computed
+    close(
+        value_and_gradients(block, inputs, kernels, biases),
+        value_and_gradients(expected, inputs, kernels, biases))
+
+
+def test_a_block_computes_in_the_type_of_its_inputs():
+    kernels = tuple(0.2 * normal(i, 3, 3, 3, 4, 4) for i in (1, 2))
+    biases, inputs = (normal(3, 4), normal(4, 4)), normal(0, 2, 4, 6, 4, 4)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (inputs, kernels))
+    outputs, (*grads, by_biases) = value_and_gradients(
+        whole_block, *half, biases)
+    assert {x.dtype for x in jax.tree.leaves((outputs, grads))} == {
+        jnp.dtype('bfloat16')}
+    assert {x.dtype for x in by_biases} == {jnp.dtype('float32')}
+    exact, _ = value_and_gradients(whole_block, inputs, kernels, biases)
+    close(outputs.astype(jnp.float32), exact, 6 * 2**-8)
+
+
 def test_conv3d_computes_in_bfloat16_and_keeps_its_parameters():
     inputs = normal(0, 2, 4, 6, 4, 3)
     conv = layers3d.Conv3D(4, use_bias=True, dtype=jnp.bfloat16)
@@ -79,11 +155,17 @@ def test_conv3d_computes_in_bfloat16_and_keeps_its_parameters():
     close(grads, exact, 3 * 2**-8)
 
 
-def test_accelerators_get_the_native_convolutions():
+@pytest.mark.parametrize('block', [False, True])
+def test_accelerators_get_the_native_convolutions(block):
     inputs, kernel = jnp.zeros((2, 4, 4, 4, 8)), jnp.zeros((3, 3, 3, 8, 8))
 
+    def convolve(inputs, kernel):
+        if block:
+            return whole_block(inputs, (kernel,), (jnp.zeros(8),))
+        return layers3d.convolve(inputs, kernel)
+
     def step(inputs, kernel):
-        outputs, vjp = jax.vjp(layers3d.convolve, inputs, kernel)
+        outputs, vjp = jax.vjp(convolve, inputs, kernel)
         return vjp(outputs)
 
     text = jax.export.export(jax.jit(step), platforms=['cuda'])(
