@@ -23,7 +23,7 @@ def get_config(variant=''):
             aggregation='max', window=3, hidden=32, dropout=0.0,
             initialisation='glorot_uniform',
         ),
-        dtype='float32', box_mm=(60.0, 60.0, 60.0), height_mm=40.0,
+        dtype='float32', box_mm=(60.0, 60.0, 60.0), height_mm=40.0, context_mm=0.0,
         patch_shape=(32, 32, 24), pixel_mm=1.0, num_patches=20,
         network_shape=(), window_centre_hu=370.0, window_width_hu=840.0,
         patch_weight=1.0, mirror=True, upend=True, turn_deg=20.0, zoom=0.0, light=0.0,
@@ -44,14 +44,17 @@ def get_config(variant=''):
         workers=0, log_every=10, eval_batch_size=8, verify=True, cpu_devices=2,
     ))
     if variant == 'phantom':
-        config.task.model.update(dict(batch_norm=True, representation='mean'))
-        config.data.phantoms = 120
+        config.task.update(dict(
+            box_mm=(50.0, 10.0, 25.0), patch_shape=(32, 24, 12), num_patches=24,
+            zoom=0.1, light=0.1,
+        ))
+        config.data.phantoms = 2000
         config.optimizer_name = 'adamw_cosine'
         config.optimizer = ConfigDict(dict(
             learning_rate=1e-3, warmup_steps=20, weight_decay=1e-2, clip_norm=1.0,
             layer_decay=1.0, freeze='',
         ))
-        config.train.update(dict(epochs=10, steps_per_epoch=0, batch_size=4))
+        config.train.update(dict(epochs=10, steps_per_epoch=0, batch_size=16))
     if variant not in ('', 'phantom'):
         raise ValueError(f'variant {variant!r}: there is phantom')
     return config

@@ -39,6 +39,7 @@ class Tiling(NamedTuple):
     pixel_mm: float  # of the Fourier method's result along the column
     window_centre_hu: float  # becomes 0.5; the paper: 370
     window_width_hu: float  # from 0 to 1; the paper: 840
+    context_mm: float = 0.0  # seen above and below the height; the paper: none
 
 
 class Patches(NamedTuple):
@@ -57,7 +58,9 @@ def cut_patches(volume_hu, frame, *, box, tiling):
 
     k = ceil(length / height), spread evenly: the first begins at the top of the
     scan, the last ends at its bottom, neighbours overlap by the same little. A scan
-    shorter than a patch is one patch, continued below by air.
+    shorter than a patch is one patch, continued below by air. With a context patches
+    reach further up and down, over their neighbours, and over the scan's ends into air:
+    so that what the edge of a height cuts in two is whole in both.
 
     Patch voxel (i, j, l) of patch p lies at first_mm[p] + ((i, j, l) + 1/2) *
     pitch_mm in column mm (see `column`): rows from head to feet, columns from front
@@ -78,26 +81,29 @@ def cut_patches(volume_hu, frame, *, box, tiling):
     count = max(math.ceil(length_mm / tiling.height_mm - 1e-4), 1)
     slices = sample_slices(volume_hu, frame, box=box, shape=tuple(tiling.shape[1:]))
     extent_mm = (
-        tiling.height_mm, box.front_mm + box.back_mm, 2 * box.half_width_mm)
+        tiling.height_mm + 2 * tiling.context_mm, box.front_mm + box.back_mm,
+        2 * box.half_width_mm)
     return _tile(
         slices, frame, np.int32(num), np.int32(count), corner_mm(box),
-        np.array(extent_mm, np.float32), np.float32(tiling.window_centre_hu),
-        np.float32(tiling.window_width_hu), num_size=bucket(num),
+        np.array(extent_mm, np.float32), np.float32(tiling.context_mm),
+        np.float32(tiling.window_centre_hu), np.float32(tiling.window_width_hu),
+        num_size=bucket(num),
         size=count + -count % FEWEST, rows=tiling.shape[0])
 
 
 @partial(jax.jit, static_argnames=('num_size', 'size', 'rows'))
-def _tile(slices, frame, num, count, corner, extent_mm, window_centre, window_width,
-          *, num_size, size, rows):
+def _tile(slices, frame, num, count, corner, extent_mm, context_mm, window_centre,
+          window_width, *, num_size, size, rows):
     shape = (rows, *slices.shape[1:])
     pitch_mm = extent_mm / jnp.array(shape)
-    spacing_mm, height_mm = frame.spacing_mm[0], extent_mm[0]
+    spacing_mm, height_mm = frame.spacing_mm[0], extent_mm[0] - 2 * context_mm
     length_mm = frame.count * spacing_mm
 
     mask = jnp.arange(size) < count
     step_mm = jnp.maximum(length_mm - height_mm, 0) / jnp.maximum(count - 1, 1)
     starts = jnp.where(mask, jnp.arange(size) * step_mm, 0.0)
-    below_mm = (starts[:, None] + (jnp.arange(rows) + 0.5) * pitch_mm[0]).ravel()
+    firsts = starts - context_mm
+    below_mm = (firsts[:, None] + (jnp.arange(rows) + 0.5) * pitch_mm[0]).ravel()
 
     # Counted from the feet, as slices are.
     row_mm = length_mm / num
@@ -111,12 +117,13 @@ def _tile(slices, frame, num, count, corner, extent_mm, window_centre, window_wi
     matrix = jnp.matmul(resize, fourier, precision=highest)
     values = jnp.einsum('nd,dyx->nyx', matrix, slices, precision=highest)
 
-    values = jnp.where((below_mm < length_mm)[:, None, None], values, AIR_HU)
+    scanned = (below_mm >= 0) & (below_mm < length_mm)
+    values = jnp.where(scanned[:, None, None], values, AIR_HU)
     low = window_centre - window_width / 2
     values = jnp.clip((values - low) / window_width, 0.0, 1.0)
     values = values.reshape(size, *shape, 1) * mask[:, None, None, None, None]
 
-    first_mm = jnp.stack([starts, *(jnp.full(size, c) for c in corner[1:])], axis=1)
+    first_mm = jnp.stack([firsts, *(jnp.full(size, c) for c in corner[1:])], axis=1)
     position = (starts + jnp.minimum(height_mm, length_mm) / 2) / length_mm
     return Patches(values, mask.astype(jnp.float32), position * mask, first_mm,
                    pitch_mm, frame)

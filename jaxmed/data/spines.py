@@ -55,7 +55,7 @@ class Region(NamedTuple):
 class Scan(NamedTuple):
     """Where the k patches of a scan lie, and how well the scan could be read."""
 
-    patch: Region  # all that the network saw of it
+    patch: Region  # what the network saw of it, but for its context
     bodies: Region  # its part where vertebral bodies lie
     outline_mm: np.ndarray  # float64 [k, 4, 3]: LPS of that part, seen from the side
     inside: np.ndarray  # float64 [k], share of the bodies' region that was scanned
@@ -71,8 +71,8 @@ class Scan(NamedTuple):
 
 
 def read(
-    source, *, labels, read_volume, find_cord, box, height_mm, shape, pixel_mm,
-    num_patches,
+    source, *, labels, read_volume, find_cord, box, height_mm, context_mm, shape,
+    pixel_mm, num_patches,
 ):
     """Yields one record a scan that the table names.
 
@@ -88,7 +88,7 @@ def read(
         labels: the table.
         read_volume: (path) -> Volume.
         find_cord: (Volume, case id) -> ct.path.Path.
-        box, height_mm, shape, pixel_mm, num_patches: of make_record.
+        box, height_mm, context_mm, shape, pixel_mm, num_patches: of make_record.
 
     Yields:
         Record, see make_record.
@@ -112,8 +112,8 @@ def read(
         volume = cohort.read(case_id)
         record = volume and cohort.attempt(case_id, lambda: make_record(
             volume, find_cord(volume, case_id), case_id=case_id, box=box,
-            height_mm=height_mm, shape=shape, pixel_mm=pixel_mm,
-            num_patches=num_patches,
+            height_mm=height_mm, context_mm=context_mm, shape=shape,
+            pixel_mm=pixel_mm, num_patches=num_patches,
         ))
         if record is None:
             if case_id in cohort.found['unprocessable']:
@@ -125,7 +125,7 @@ def read(
 
 
 def make_record(
-    volume, cord, *, case_id, box, height_mm, shape, pixel_mm, num_patches
+    volume, cord, *, case_id, box, height_mm, context_mm, shape, pixel_mm, num_patches
 ):
     """The patches of a scan, in HU.
 
@@ -134,22 +134,23 @@ def make_record(
         cord: ct.path.Path.
         case_id: str.
         box: ct.column.Box.
-        height_mm, shape, pixel_mm: of ct.patches.Tiling.
+        height_mm, context_mm, shape, pixel_mm: of ct.patches.Tiling.
         num_patches: K that all records have; fillers are 0.
 
     Returns:
         Record: inputs int16 HU [K, pH, pW, pZ]; patch_mask float32 [K], 1 for a patch;
         position float32 [K]; span_mm float32 [K, 2], LPS z at the middle of the upper
-        and the lower end of each patch; first_mm float32 [K, 3] and pitch_mm float32
-        [3] of ct.patches.Patches; slice_mm float32 [], between the scan's slices.
+        and the lower end of each patch, without its context; first_mm float32 [K, 3]
+        and pitch_mm float32 [3] of ct.patches.Patches; context_mm float32 []; slice_mm
+        float32 [], between the scan's slices.
 
     Raises:
         ImageError: more than `num_patches` patches.
     """
     frame = column.make_frame(cord, spacing_mm=volume.spacing_mm)
     tiling = patches.Tiling(
-        height_mm, tuple(shape), pixel_mm, (_LOW_HU + _HIGH_HU) / 2, _HIGH_HU - _LOW_HU
-    )
+        height_mm, tuple(shape), pixel_mm, (_LOW_HU + _HIGH_HU) / 2,
+        _HIGH_HU - _LOW_HU, context_mm)
     cut = patches.cut_patches(volume.volume_hu, frame, box=box, tiling=tiling)
     count = int(np.sum(cut.mask))
     if count > num_patches:
@@ -160,8 +161,7 @@ def make_record(
     first_mm, pitch_mm = np.asarray(cut.first_mm)[:count], np.asarray(cut.pitch_mm)
     # On the cord, which is at 0 behind and beside itself.
     ends = np.zeros((count, 2, 3), np.float32)
-    ends[:, 0, 0] = first_mm[:, 0]
-    ends[:, 1, 0] = first_mm[:, 0] + shape[0] * pitch_mm[0]
+    ends[:, :, 0] = first_mm[:, :1] + [context_mm, context_mm + height_mm]
     voxels = np.asarray(column.column_to_voxel(frame, ends))
     span_mm = column.voxel_to_patient(volume.affine, voxels)[..., 2]
     fill = num_patches - count
@@ -173,7 +173,8 @@ def make_record(
         'inputs': pad(inputs), 'patch_mask': pad(np.ones(count, np.float32)),
         'position': pad(np.asarray(cut.position, np.float32)[:count]),
         'span_mm': pad(span_mm.astype(np.float32)), 'first_mm': pad(first_mm),
-        'pitch_mm': pitch_mm, 'slice_mm': np.float32(volume.spacing_mm[0]),
+        'pitch_mm': pitch_mm, 'context_mm': np.float32(context_mm),
+        'slice_mm': np.float32(volume.spacing_mm[0]),
         'example_id': case_id, 'case_id': case_id,
         'patient_id': volume.patient_id, 'content_id': identity.content_id(inputs),
     }
@@ -186,7 +187,7 @@ def read_scan(file, *, case_id, read_volume, find_cord, cut):
         file: of volumes.find_scans.
         case_id: str.
         read_volume, find_cord: of read.
-        cut: keywords of make_record: box, height_mm, shape, pixel_mm, num_patches.
+        cut: keywords of make_record: box, height_mm and so on.
     """
     volume = read_volume(file)
     cord = find_cord(volume, case_id)
@@ -211,21 +212,23 @@ def describe_scan(record, volume, cord):
     cut = patches.Patches(
         None, record['patch_mask'], record['position'], record['first_mm'], pitch_mm,
         frame)
-    whole = np.array([[-0.5] * 3, np.array(shape) - 0.5])
+    # Patches without their context.
+    rows_mm = record['context_mm'], shape[0] * pitch_mm[0] - record['context_mm']
+    whole = np.array([[0, 0, 0], np.array(shape) * pitch_mm])
+    whole[:, 0] = rows_mm
     sides = np.clip(np.array([
-        [0, BODIES_MM[0], -BODIES_HALF_MM],
-        [shape[0] * pitch_mm[0], BODIES_MM[1], BODIES_HALF_MM],
+        [rows_mm[0], BODIES_MM[0], -BODIES_HALF_MM],
+        [rows_mm[1], BODIES_MM[1], BODIES_HALF_MM],
     ]) - [0, *record['first_mm'][0, 1:]], 0, np.array(shape) * pitch_mm)
-    patch, _ = _locate(cut, whole, volume, count)
+    patch, _ = _locate(cut, whole / pitch_mm - 0.5, volume, count)
     bodies, inside = _locate(cut, sides / pitch_mm - 0.5, volume, count)
 
-    (_, j0, l0), (_, j1, l1) = np.round(sides / pitch_mm).astype(int)
-    bone = record['inputs'][:count, :, j0:j1, l0:l1] >= _BONE_HU
+    (i0, j0, l0), (i1, j1, l1) = np.round(sides / pitch_mm).astype(int)
+    bone = record['inputs'][:count, i0:i1, j0:j1, l0:l1] >= _BONE_HU
     straight = column.straighten(
         volume.volume_hu, frame, box=_VIEW, pixel_mm=_VIEW_PIXEL_MM)
     down, right = straight.pitch_mm[:2].astype(float)
-    tops = record['first_mm'][:count, 0].astype(float)
-    ends = np.stack([tops, tops + shape[0] * pitch_mm[0]], axis=1)
+    ends = record['first_mm'][:count, :1].astype(float) + rows_mm
     return Scan(
         patch, bodies, _outline(frame, volume, ends), inside,
         bone.mean(axis=(1, 2, 3)), _to_grey(straight.values_hu.mean(axis=2)),

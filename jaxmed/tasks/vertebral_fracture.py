@@ -27,13 +27,13 @@ CARD = Card(
     paper_data='346 series of its own',
 )
 
-MOST_PATCHES = 96  # of a scan that is predicted: 3.8 m of 40 mm each
+MOST_PATCHES = 96  # of a scan that is predicted: 3 m of 32 mm each
 
 
 def make(
-    *, detector, model, dtype, box_mm, height_mm, patch_shape, pixel_mm, num_patches,
-    network_shape, window_centre_hu, window_width_hu, patch_weight, mirror, upend,
-    turn_deg, zoom, light, max_voxels, memory_mib, read_seconds, min_slices,
+    *, detector, model, dtype, box_mm, height_mm, context_mm, patch_shape, pixel_mm,
+    num_patches, network_shape, window_centre_hu, window_width_hu, patch_weight, mirror,
+    upend, turn_deg, zoom, light, max_voxels, memory_mib, read_seconds, min_slices,
     phantom_off_mm, min_grade, axis_name=None,
 ) -> Task:
     """Builds the task. Keywords only, no defaults: the config states them all.
@@ -44,7 +44,7 @@ def make(
         model: attributes of models.patch_sequence.PatchSequence, but dtype.
         dtype: 'float32' or 'bfloat16'.
         box_mm: before, behind and to each side of the cord, see ct.column.Box.
-        height_mm, patch_shape, pixel_mm: of ct.patches.Tiling.
+        height_mm, context_mm, patch_shape, pixel_mm: of ct.patches.Tiling.
         num_patches: that records are filled up to, for training; a scan may have any
             number when it is predicted.
         network_shape: patches are resized to it before the network sees them, so that
@@ -67,12 +67,14 @@ def make(
     ):
         if not value > 0:
             raise ConfigError(f'task.{name}', f'{value!r} is not positive')
+    if not context_mm >= 0:
+        raise ConfigError('task.context_mm', f'{context_mm!r} is negative')
     if len(box_mm) != 3 or len(patch_shape) != 3 or min(*box_mm, *patch_shape) <= 0:
         raise ConfigError('task.box_mm', 'and patch_shape are three positive numbers')
     box = column.Box(*map(float, box_mm))
     cut = dict(
-        box=box, height_mm=height_mm, shape=tuple(patch_shape), pixel_mm=pixel_mm,
-        num_patches=num_patches,
+        box=box, height_mm=height_mm, context_mm=context_mm, shape=tuple(patch_shape),
+        pixel_mm=pixel_mm, num_patches=num_patches,
     )
     read_volume = partial(
         volumes.read_volume, min_slices=min_slices, max_voxels=max_voxels,
@@ -86,7 +88,8 @@ def make(
     if turn_deg or zoom:
         steps.append(augmentation.make_turn(
             turn_deg=turn_deg, zoom=zoom, pitch_mm=(
-                height_mm / seen[0], (box.front_mm + box.back_mm) / seen[1])))
+                (height_mm + 2 * context_mm) / seen[0],
+                (box.front_mm + box.back_mm) / seen[1])))
     if light:
         steps.append(augmentation.make_light(strength=light))
     task = Task(
@@ -242,7 +245,7 @@ def render(records, rows):
 
 
 def draw_spine(record, probabilities, *, truth=None):
-    """Patches below each other from head to feet; overlaps are seen twice.
+    """Patches, without context, below each other; small overlaps are seen twice.
 
     Args:
         record: of data.spines.make_record.
@@ -253,7 +256,9 @@ def draw_spine(record, probabilities, *, truth=None):
         uint8 RGB.
     """
     count = int(record['patch_mask'].sum())
-    middle = record['inputs'][:count, :, :, record['inputs'].shape[3] // 2]
+    left_out = round(float(record['context_mm'] / record['pitch_mm'][0]))
+    rows = slice(left_out, record['inputs'].shape[1] - left_out)
+    middle = record['inputs'][:count, rows, :, record['inputs'].shape[3] // 2]
     picture = np.repeat(drawing.to_grey(middle)[..., None], 3, axis=-1)
     bars = [probabilities] if truth is None else [probabilities, truth]
     edges = []

@@ -10,8 +10,8 @@ from jaxmed.ct import column, fractures, path
 from jaxmed.data import spines, volumes
 
 CUT = dict(
-    box=column.Box(60.0, 60.0, 60.0), height_mm=40.0, shape=(8, 24, 24), pixel_mm=2.0,
-    num_patches=8)
+    box=column.Box(60.0, 60.0, 60.0), height_mm=40.0, context_mm=0.0,
+    shape=(8, 24, 24), pixel_mm=2.0, num_patches=8)
 POINT = fractures.OperatingPoint(0.37, 'a specificity of 0.951', 0.5)
 ORANGE = np.array([255, 150, 50])
 

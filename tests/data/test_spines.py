@@ -13,8 +13,8 @@ from jaxmed.errors import ImageError, RecordError
 from tests.commands import drain
 
 CUT = dict(
-    box=column.Box(30.0, 20.0, 20.0), height_mm=20.0, shape=(10, 10, 8), pixel_mm=2.0,
-    num_patches=6,
+    box=column.Box(30.0, 20.0, 20.0), height_mm=20.0, context_mm=0.0,
+    shape=(10, 10, 8), pixel_mm=2.0, num_patches=6,
 )
 READ = functools.partial(
     volumes.read_volume, min_slices=3, max_voxels=2**24, memory_bytes=2**31,
@@ -64,6 +64,32 @@ def test_patches_hold_the_scans_hu_from_head_to_feet(tmp_path):
         atol=1e-3)
     np.testing.assert_array_equal(record['targets'][:5], 0)
     assert np.isnan(record['targets'][5:]).all()
+
+
+def test_a_context_shows_more_and_leaves_places_and_labels_as_they_are(tmp_path):
+    write_scan(tmp_path, 'a')
+    table = 'a,1,150', 'a,,105'
+    (plain,), _ = read(tmp_path, *table)
+    (wide,), _ = read(tmp_path, *table, context_mm=10.0, shape=(20, 10, 8))
+    for name in ('targets', 'span_mm', 'position', 'pitch_mm', 'patch_mask'):
+        np.testing.assert_allclose(wide[name], plain[name], atol=1e-5)
+    assert wide['context_mm'] == 10
+    inner = slice(5, 15)  # rows of 2 mm
+    np.testing.assert_allclose(
+        wide['inputs'][:4, inner], plain['inputs'][:4], atol=1)
+    # Half a patch of each neighbour; air beyond the scan's ends.
+    np.testing.assert_allclose(
+        wide['inputs'][1, :5], plain['inputs'][0, 5:], atol=1)
+    assert (wide['inputs'][0, :5] == column.AIR_HU).all()
+    assert (wide['inputs'][3, 15:] == column.AIR_HU).all()
+    volume = READ(tmp_path / 'a.nii.gz')
+    cord = straight(volume, 'a')
+    seen = [spines.describe_scan(record, volume, cord) for record in (plain, wide)]
+    for name in ('patch', 'bodies'):
+        for one, other in zip(*(getattr(scan, name) for scan in seen)):
+            np.testing.assert_allclose(one, other, atol=1e-3)
+    np.testing.assert_allclose(seen[0].view_rows, seen[1].view_rows, atol=1e-4)
+    np.testing.assert_allclose(seen[0].bone, seen[1].bone)
 
 
 def test_heights_say_which_patches_are_fractured_and_silence_is_unknown(tmp_path):

@@ -10,8 +10,8 @@ from jaxmed.data.phantoms import ct_column
 
 
 def records(
-    *, count, seed, off_mm, box, height_mm, shape, pixel_mm, num_patches, min_grade,
-    fractured=None, spacing_mm=None, noise=1.0,
+    *, count, seed, off_mm, box, height_mm, context_mm, shape, pixel_mm, num_patches,
+    min_grade, fractured=None, spacing_mm=None, noise=1.0,
 ):
     """Yields scans of drawn patients, as data.spines does of real ones.
 
@@ -23,7 +23,7 @@ def records(
         count: scans, one a patient.
         seed: of all of them.
         off_mm: deviation of the path from the canal's middle, as a detector's is.
-        box, height_mm, shape, pixel_mm, num_patches: of spines.make_record.
+        box, height_mm, context_mm, shape, pixel_mm, num_patches: of spines.make_record.
         min_grade: Genant grade from which on a vertebra counts as fractured.
         fractured: share of scans with a fractured vertebra; None for as many as
             patients and scans as they are drawn have.
@@ -51,8 +51,8 @@ def records(
         case_id = f'phantom-{number:05d}'
         record = spines.make_record(
             _to_volume(drawn, hashlib.sha256(name).hexdigest()[:16]), _to_path(drawn),
-            case_id=case_id, box=box, height_mm=height_mm, shape=shape,
-            pixel_mm=pixel_mm, num_patches=num_patches)
+            case_id=case_id, box=box, height_mm=height_mm, context_mm=context_mm,
+            shape=shape, pixel_mm=pixel_mm, num_patches=num_patches)
         vertebrae = [
             spines.Vertebra(float(z_mm), bool(broken), float(grade), float(level))
             for z_mm, broken, grade, level in drawn.vertebrae]

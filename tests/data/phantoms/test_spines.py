@@ -10,7 +10,8 @@ from jaxmed.ct.path import DETECTED, Path
 from jaxmed.data.phantoms import ct, ct_column, ct_scanner, spines
 from jaxmed.errors import ConfigError
 
-_CUT = dict(height_mm=40.0, shape=(32, 32, 24), pixel_mm=1.0, num_patches=20)
+_CUT = dict(
+    height_mm=40.0, context_mm=0.0, shape=(32, 32, 24), pixel_mm=1.0, num_patches=20)
 _BODIES = Box(50, 10, 25)
 
 
