@@ -18,10 +18,10 @@ def get_config(variant=''):
     config.task_name = 'vertebral_fracture'
     config.task = ConfigDict(dict(
         detector='', model=dict(
-            widths=(8, 16, 32), convolutions=2, batch_norm=False,
-            representation='flatten', position=True, sequence='lstm',
-            aggregation='max', window=3, hidden=32, dropout=0.0,
-            initialisation='glorot_uniform',
+            centre=0.0, spread=1.0, widths=(8, 16, 32), convolutions=2,
+            batch_norm=False, standardised=False, representation='flatten',
+            position=True, sequence='lstm', aggregation='max', window=3, hidden=32,
+            dropout=0.0, initialisation='glorot_uniform',
         ),
         dtype='float32', box_mm=(60.0, 60.0, 60.0), height_mm=40.0, context_mm=0.0,
         patch_shape=(32, 32, 24), pixel_mm=1.0, num_patches=20,
@@ -45,16 +45,22 @@ def get_config(variant=''):
     ))
     if variant == 'phantom':
         config.task.update(dict(
-            box_mm=(50.0, 10.0, 25.0), patch_shape=(32, 24, 12), num_patches=24,
-            zoom=0.1, light=0.1,
+            # Bodies alone; each vertebra is whole in the patch of its middle.
+            box_mm=(50.0, 10.0, 25.0), height_mm=32.0, context_mm=16.0,
+            patch_shape=(40, 24, 12), num_patches=32, patch_weight=10.0,
+            turn_deg=8.0, zoom=0.08, light=0.08,
+        ))
+        config.task.model.update(dict(
+            centre=0.2, spread=0.15, standardised=True, representation='max',
+            sequence='none', initialisation='he_normal',
         ))
         config.data.phantoms = 2000
         config.optimizer_name = 'adamw_cosine'
         config.optimizer = ConfigDict(dict(
-            learning_rate=1e-3, warmup_steps=20, weight_decay=1e-2, clip_norm=1.0,
+            learning_rate=3e-3, warmup_steps=20, weight_decay=1e-2, clip_norm=5.0,
             layer_decay=1.0, freeze='',
         ))
-        config.train.update(dict(epochs=10, steps_per_epoch=0, batch_size=16))
+        config.train.update(dict(epochs=12, steps_per_epoch=0, batch_size=8))
     if variant not in ('', 'phantom'):
         raise ValueError(f'variant {variant!r}: there is phantom')
     return config

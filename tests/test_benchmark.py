@@ -69,6 +69,8 @@ def carry(params, model):
     for name, module in zip(names, convolutions):
         put(module.weight, params[name]['kernel'].transpose(4, 3, 0, 1, 2))
         put(module.bias, params[name]['bias'])
+        if 'gain' in params[name]:
+            put(module.gain, params[name]['gain'])
     for name in set(params) - set(names):
         module = getattr(model, name.removesuffix('_lstm'))
         if not name.endswith('_lstm'):
@@ -143,7 +145,9 @@ def agree(ours, theirs):
 
 
 SMALL = dict(
-    widths=(3, 4), convolutions=1, batch_norm=False, representation='flatten',
+    centre=0.3, spread=0.4,
+    widths=(3, 4), convolutions=1, batch_norm=False, standardised=False,
+    representation='flatten',
     position=True, window=3, hidden=5, dropout=0.0, initialisation='glorot_uniform',
 )
 
@@ -157,7 +161,7 @@ def test_pytorchs_rival_is_the_same_network(sequence, aggregation, representatio
     pytest.importorskip('torch')
     options = SMALL | dict(
         sequence=sequence, aggregation=aggregation, representation=representation,
-        position=representation == 'flatten')
+        position=representation == 'flatten', standardised=representation == 'max')
     agree(*both(options, shape=(4, 6, 4), mask=[[1, 1, 1, 1], [1, 1, 0, 0]]))
 
 

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+# Of a normal variable ReLU leaves this share of the deviation, inverted.
+_RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 _SIZE = 3  # of kernels, in each direction
 _SHARES_AT_ONCE = 1 << 20  # numbers that a convolution computes before they are added
 # Features below which two columns are taken as one of twice the features.
@@ -382,18 +384,33 @@ class Conv3D(nn.Module):
         use_bias: whether to add a bias to each feature.
         dtype: what to compute in; parameters are float32.
         kernel_init: (key, shape) -> the first kernel. The first bias is zero.
+        standardised: whether each feature's kernel is taken with mean 0 and a deviation
+            such that features keep their deviation through ReLU, times a gain that is
+            learnt. So a network without batch norm learns as fast as with it, and
+            nothing depends on a batch.
+
+    Source of the latter: Brock, De and Smith 2021, Characterizing signal propagation to
+        close the performance gap in unnormalized ResNets, equation 3.
     """
 
     features: int
     use_bias: bool
     dtype: Any
     kernel_init: Callable[..., jax.Array] = nn.initializers.glorot_uniform()
+    standardised: bool = False
 
     @nn.compact
     def parameters(self, channels):
         """The kernel, of type `dtype`, and the bias, float32, or None."""
         shape = (_SIZE,) * 3 + (channels, self.features)
-        kernel = self.param('kernel', self.kernel_init, shape).astype(self.dtype)
+        kernel = self.param('kernel', self.kernel_init, shape)
+        if self.standardised:
+            gain = self.param('gain', nn.initializers.ones, (self.features,))
+            axes, count = (0, 1, 2, 3), math.prod(shape[:-1])
+            kernel -= kernel.mean(axes)
+            deviation = jnp.sqrt(count * jnp.square(kernel).mean(axes) + 1e-6)
+            kernel *= gain * _RELU_GAIN / deviation
+        kernel = kernel.astype(self.dtype)
         if not self.use_bias:
             return kernel, None
         return kernel, self.param('bias', nn.initializers.zeros, (self.features,))

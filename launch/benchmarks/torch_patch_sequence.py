@@ -1,5 +1,7 @@
 """The network of paper 001 and its training step as a PyTorch user would write them."""
 
+import math
+
 from launch.benchmarks import serve
 
 _DIRECTIONS = {'lstm': 1, 'bilstm': 2}
@@ -55,6 +57,20 @@ def build(model, *, patch_shape, channels):
             states, batch_first=True, total_length=mask.shape[1])
         return states, last.transpose(0, 1).flatten(1)
 
+    class Standardised(nn.Conv3d):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.gain = nn.Parameter(torch.ones(self.out_channels))
+
+        def forward(self, x):
+            axes = 1, 2, 3, 4
+            kernel = self.weight - self.weight.mean(axes, keepdim=True)
+            count = kernel[0].numel()
+            deviation = (count * kernel.square().mean(axes) + 1e-6).sqrt()
+            factor = self.gain * math.sqrt(2 / (1 - 1 / math.pi)) / deviation
+            kernel = kernel * factor.view(-1, 1, 1, 1, 1)
+            return self._conv_forward(x, kernel, self.bias)
+
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
@@ -62,7 +78,8 @@ def build(model, *, patch_shape, channels):
             for features in model['widths']:
                 for number in range(model['convolutions']):
                     norm = model['batch_norm']
-                    blocks.append(nn.Conv3d(
+                    convolve = Standardised if model['standardised'] else nn.Conv3d
+                    blocks.append(convolve(
                         width, features, 3, padding=1, bias=not norm))
                     blocks += [nn.BatchNorm3d(features)] if norm else []
                     blocks.append(nn.ReLU(inplace=True))
@@ -88,7 +105,8 @@ def build(model, *, patch_shape, channels):
                 self.series_logit = nn.Linear(width, 1)
 
         def forward(self, patches, mask, position):
-            x, mask = self.represent(patches), mask > 0
+            x, mask = (patches - model['centre']) / model['spread'], mask > 0
+            x = self.represent(x)
             if representation == 'flatten':
                 # Features last, as jaxmed has them: weights fit as they are.
                 x = x.permute(0, 2, 3, 4, 1).flatten(1)

@@ -155,6 +155,20 @@ def test_conv3d_computes_in_bfloat16_and_keeps_its_parameters():
     close(grads, exact, 3 * 2**-8)
 
 
+def test_standardised_kernels_keep_the_deviation_through_relu_whatever_their_own():
+    inputs = normal(0, 8, 12, 12, 12, 16)
+    conv = layers3d.Conv3D(32, use_bias=True, dtype=jnp.float32, standardised=True)
+    params = conv.init(jax.random.key(0), inputs)['params']
+    assert set(params) == {'kernel', 'gain', 'bias'}
+    first = conv.apply({'params': params}, inputs)
+    inner = nn.relu(first)[:, 1:-1, 1:-1, 1:-1]  # without the zeros around
+    np.testing.assert_allclose(inner.std((0, 1, 2, 3)), 1, atol=0.15)
+    changed = params | {'kernel': 7 * params['kernel'] + 0.5}
+    close(conv.apply({'params': changed}, inputs), first, 1e-4)
+    doubled = params | {'gain': 2 * params['gain']}
+    close(conv.apply({'params': doubled}, inputs), 2 * first, 1e-5)
+
+
 @pytest.mark.parametrize('block', [False, True])
 def test_accelerators_get_the_native_convolutions(block):
     inputs, kernel = jnp.zeros((2, 4, 4, 4, 8)), jnp.zeros((3, 3, 3, 8, 8))

@@ -15,7 +15,9 @@ from jaxmed.models.patch_sequence import AGGREGATIONS, FAMILIES, SEQUENCES
 
 def make_model(**options):
     defaults = dict(
-        widths=(3,), convolutions=1, batch_norm=False, representation='flatten',
+        centre=0.0, spread=1.0,
+        widths=(3,), convolutions=1, batch_norm=False, standardised=False,
+        representation='flatten',
         position=True, sequence='none', aggregation='max', window=3, hidden=4,
         dropout=0.0, initialisation='glorot_uniform', dtype=jnp.float32,
         axis_name=None,
