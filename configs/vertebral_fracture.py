@@ -6,8 +6,14 @@
         --config.task.detector=/tmp/cord --source=/data/scans \
         --labels=/data/labels.csv --output=/data/spines
 
-Variants: '' is the paper's setting, 'phantom' the embedded default on drawn trunks.
-Training is not measured yet.
+Variants: '' is the paper's setting; 'phantom' trains on drawn spines alone:
+
+    python -m launch.train --config=configs/vertebral_fracture.py:phantom \
+        --workdir=/tmp/fracture
+
+2,000 scans drawn in 7.5 minutes, 12 epochs in 15, on two CPU cores with other work on
+them: AUC of patients 0.920 (0.890 to 0.947), 407 drawn scans held out. The paper's
+setting was not trained to its end.
 """
 
 from ml_collections import ConfigDict
