@@ -263,7 +263,7 @@ def draw(folder, *, valid=(0, 1)):
             yield {name: np.array(value) for name, value in task.example.items()} | {
                 'inputs': noise.astype(np.int16),
                 'targets': np.full(3, label, np.float32),
-                'pitch_mm': np.full(3, 5, np.float32),
+                'pitch_mm': np.full(3, 5, np.float32), 'context_mm': np.float32(0),
                 'example_id': f'scan-{i}', 'case_id': f'scan-{i}', 'split': split,
                 'patient_id': f'patient-{i}', 'content_id': f'content-{i}'}
 
