@@ -157,6 +157,10 @@ class PatchSequence(nn.Module):
                 raise ConfigError(name, f'{value!r} is none of {", ".join(choices)}')
         if self.window < 1 or self.window % 2 == 0:
             raise ConfigError('window', f'must be odd and positive, got {self.window}')
+        if not self.spread > 0:
+            raise ConfigError('spread', f'must be positive, got {self.spread}')
+        if self.standardised and self.batch_norm:
+            raise ConfigError('standardised', 'is in place of batch_norm, not with it')
         least = 2 ** len(self.widths)
         if min(size) < least:
             raise ConfigError(

@@ -381,6 +381,8 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32():
         ({'representation': 'first'}, "'first' is none of"),
         ({'initialisation': 'zeros'}, "'zeros' is none of"),
         ({'window': 2}, 'must be odd and positive, got 2'),
+        ({'spread': 0.0}, 'spread: must be positive'),
+        ({'standardised': True, 'batch_norm': True}, 'standardised: is in place of'),
         ({'widths': (2, 2)}, '4 x 2 x 2 is too small: 2 poolings need 4 voxels'),
     ],
 )
