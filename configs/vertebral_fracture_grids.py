@@ -11,7 +11,10 @@ from jaxmed.models.patch_sequence import FAMILIES
 
 # What makes copies of a spine that are not quite it; all off is no augmentation.
 AUGMENTATIONS = {
-    'mirror': False, 'upend': False, 'turn_deg': 0.0, 'zoom': 0.0, 'light': 0.0}
+    'mirror': False, 'upend': False, 'turn_deg': 0.0, 'zoom': 0.0, 'shift_mm': 0.0,
+    'slab': 0.0, 'light': 0.0,
+}
+RATES = ('learning_rate', 'kernel_rate')  # of optimisers; not all have both
 # Table 1. What is not available there is None.
 LITERATURE = (
     ('Bar et al. 2017', None, 0.839, 0.938, 3701, '2D'),
@@ -25,13 +28,19 @@ LITERATURE = (
 def pool(config):
     """The axes of section 3.3: all models that an ensemble is searched among.
 
-    The paper names the axes, not their values. The first of each is its setting (and
-    the config's), the second ours: patches three quarters as wide, the usual window
-    for bone, He's initialisation from another seed, a third of the learning rate, and
-    batches as the records come.
+    The paper names the axes, not their values. Of all but the architectures the first
+    is the config's, the second ours: patches three quarters as wide, the usual window
+    for bone, the other initialisation from another seed, a third of the learning rate,
+    and batches as the records come.
     """
     seed = config['train']['seed']
-    rate = config['optimizer']['learning_rate']
+    rates = {
+        f'optimizer.{name}': config['optimizer'][name] for name in RATES
+        if name in config['optimizer']
+    }
+    initialisations = sorted(
+        ('glorot_uniform', 'he_normal'),
+        key=lambda name: name != config['task']['model']['initialisation'])
     own = config['task']['network_shape']
     whole = tuple(own or config['task']['patch_shape'])
     least = 2 ** len(config['task']['model']['widths'])
@@ -57,11 +66,12 @@ def pool(config):
             'initialisation': {
                 name: {
                     'task.model.initialisation': name, 'train.seed': seed + number,
-                } for number, name in enumerate(('glorot_uniform', 'he_normal'))
+                } for number, name in enumerate(initialisations)
             },
             'learning rate': {
-                f'{value:.2g}': {'optimizer.learning_rate': value}
-                for value in (rate, rate / 3)
+                f'{rates["optimizer.learning_rate"] / divisor:.2g}': {
+                    field: rate / divisor for field, rate in rates.items()
+                } for divisor in (1, 3)
             },
             'batches': {
                 name: {'data.sampling': name} for name in ('balanced', 'uniform')
@@ -95,18 +105,22 @@ def aggregations(config):
 
 
 def ablation(config):
-    """What each part is worth: the config's model, and the same without it."""
-    off = {
-        f'task.{name}': value for name, value in AUGMENTATIONS.items()
-        if name in config['task']
-    }
+    """What each part is worth: the config's model, and the same without it.
+
+    Where the config's model has no model of the sequence, one row adds it.
+    """
+    if config['task']['model']['sequence'] == 'none':
+        sequence = {'with sequence model': {'task.model.sequence': 'lstm'}}
+    else:
+        sequence = {'without sequence model': {'task.model.sequence': 'none'}}
+    off = {f'task.{name}': value for name, value in AUGMENTATIONS.items()}
     return {
         'title': 'Ablation: the model without its parts',
         'note': 'One run a row: the intervals are of the patients measured, not of '
                 'what another seed would train.',
         'rows': {
             'full': {},
-            'without sequence model': {'task.model.sequence': 'none'},
+            **sequence,
             'without position': {'task.model.position': False},
             'without augmentation': off,
             'without patch labels': {'task.patch_weight': 0.0},
