@@ -34,7 +34,9 @@ def make(
         class_weights=(), mixup=0.0, mirror=True, turn_deg=0.0, scale=0.0, shift=0.0,
         light=0.0,
     ))
-    config.data = ConfigDict(dict(records='', phantoms=0, sampling='uniform'))
+    config.data = ConfigDict(dict(
+        records='', phantoms=0, phantom_splits=(0.7, 0.1, 0.2), sampling='uniform',
+    ))
     config.optimizer_name = 'adam'
     config.optimizer = ConfigDict(dict(
         learning_rate=1e-4, layer_decay=1.0, freeze='',

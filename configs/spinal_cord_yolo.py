@@ -29,7 +29,9 @@ def get_config(variant=''):
         min_confidence=0.5, tolerance_mm=8.0, max_slope=0.8,
         max_jump_mm=40.0, extrapolate_mm=30.0,
     ))
-    config.data = ConfigDict(dict(records='', phantoms=0))
+    config.data = ConfigDict(dict(
+        records='', phantoms=0, phantom_splits=(0.7, 0.1, 0.2),
+    ))
     config.optimizer_name = 'adamw_cosine'
     config.optimizer = ConfigDict(dict(
         learning_rate=2e-3, warmup_steps=50, weight_decay=1e-2, clip_norm=5.0,

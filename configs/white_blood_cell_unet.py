@@ -31,7 +31,9 @@ def get_config(variant=''):
         boundary_px=2,
         sweep='windows', overlap_px=64, crop_threshold=150, crop_min_area_px=500,
     ))
-    config.data = ConfigDict(dict(records='', phantoms=0))
+    config.data = ConfigDict(dict(
+        records='', phantoms=0, phantom_splits=(0.7, 0.1, 0.2),
+    ))
     config.optimizer_name = 'adam_on_plateau'
     config.optimizer = ConfigDict(dict(
         learning_rate=1e-4, factor=0.1, patience=5, min_delta=1e-3, min_scale=1e-2,

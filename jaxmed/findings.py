@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -112,13 +113,16 @@ def _predict_all(predictor, entries, output, *, dicom):
     def read(entry):
         try:
             return entry, task.read(entry[0], case_id=entry[1])
+        except ConfigError:  # no file's fault: no other one could be read either
+            raise
         except InputError as error:
             return entry, error
 
     with Prefetch(iter(entries), read, depth=predictor.together) as ready:
         while some := list(itertools.islice(ready, predictor.together)):
-            found = iter(predictor.predict(
-                [record for _, record in some if not isinstance(record, InputError)]
+            found = iter(_predict(
+                predictor,
+                [record for _, record in some if not isinstance(record, InputError)],
             ))
             for entry, record in some:
                 found_now = record if isinstance(record, InputError) else next(found)
@@ -133,6 +137,18 @@ def _predict_all(predictor, entries, output, *, dicom):
                     'details': found_now.details,
                     'files': _write_files(output, entry[1], found_now),
                 }
+
+
+def _predict(predictor, records):
+    """Findings; in place of one that can't be made the InputError that says why."""
+    try:
+        return predictor.predict(records)
+    except ConfigError:
+        raise
+    except InputError as error:
+        if len(records) == 1:
+            return [error]
+    return [found for record in records for found in _predict(predictor, [record])]
 
 
 def _with_dicom(predictor, file, record, finding, kinds):
@@ -186,6 +202,8 @@ def _share_out(load, entries, output, *, dicom, together):
             actor, some = running.pop(answer)
             try:
                 lines = ray.get(answer)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, InputError) else error
             except ray.exceptions.RayActorError:  # killed, of memory most likely
                 lines = [(e, InputError(e[0], 'the worker died on it')) for e in some]
                 actor = worker.remote()
@@ -214,7 +232,7 @@ class _Journal:
             return
         for line in text.splitlines():
             try:
-                line = json.loads(line)
+                line = _finite(json.loads(line))
                 line['case'], line['made_by'], line['stamp'], line['row']['status']
                 line['details'], line['files']
             except (ValueError, KeyError, TypeError):
@@ -237,7 +255,8 @@ class _Journal:
         return done
 
     def add(self, case_id, stamp, line):
-        line = {'case': case_id, 'made_by': self.made_by, 'stamp': stamp, **line}
+        line = _finite({
+            'case': case_id, 'made_by': self.made_by, 'stamp': stamp, **line})
         earlier = [f'{kind}/{case_id}.png' for kind in KINDS]
         earlier += self.lines.get(case_id, {'files': []})['files']
         for name in set(earlier) - set(line['files']):
@@ -270,13 +289,22 @@ class _Journal:
             replace(self.output / 'findings.csv', table.getvalue().encode())
             details = [row | line['details'] for row, line in zip(rows, lines)]
             replace(
-                self.output / 'findings.json', json.dumps(details, indent=1).encode()
-            )
+                self.output / 'findings.json',
+                json.dumps(details, indent=1, allow_nan=False).encode())
         return lines
 
 
 def _encode(line):
-    return json.dumps(line).encode() + b'\n'
+    return json.dumps(line, allow_nan=False).encode() + b'\n'
+
+
+def _finite(value):
+    """What JSON has no word for (NaN, infinity) becomes None."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_below(name):
@@ -308,7 +336,8 @@ def _write_files(output, case_id, finding):
         elif isinstance(content, bytes):
             replace(output / names[-1], content)
         else:
-            replace(output / names[-1], json.dumps(content, indent=1).encode())
+            replace(output / names[-1], json.dumps(
+                _finite(content), indent=1, allow_nan=False).encode())
     return names
 
 

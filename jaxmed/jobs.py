@@ -50,6 +50,8 @@ def train_run(config, workdir, *, command, interrupt, split='test'):
         progress.LOG.warning(
             'no validation split: training does not stop early, its last state counts'
         )
+    else:
+        _check_monitor(task, valid_source, settings)
     sampling = config['data'].get('sampling', 'uniform')
     if sampling not in ('uniform', 'balanced'):
         raise ConfigError('data.sampling', f'{sampling!r}: uniform or balanced')
@@ -86,7 +88,7 @@ def train_run(config, workdir, *, command, interrupt, split='test'):
     if not result.finished:
         return measure.Outcome(result.step, False, [], {})
     if task.calibrate is not None and valid_source is not None:
-        _calibrate(workdir, valid_source, runtime['eval_batch_size'])
+        _calibrate(workdir, valid_source, config)
     split = next(s for s in (split, 'valid', 'train') if splits[s]['records'])
     return measure.evaluate_run(
         [workdir], folder=None, split=split, output=Path(workdir) / 'report',
@@ -105,14 +107,58 @@ def make_absolute(config):
     return config
 
 
-def _calibrate(workdir, source, batch_size):
-    """Fits what a task fits to the validation split: of the best state, as it came."""
+def _calibrate(workdir, source, config):
+    """Fits what a task fits to the validation split: of the best state, as it came.
+
+    Averaged over as many views as it is used with later, which is kept as 'views'.
+    """
     (task,), members, _, _ = runs.load_members([workdir], calibrate=False)
-    split_rows = predict.make_split_rows([task], views=1)
-    values = task.calibrate(
-        task.cases(split_rows(members, source, batch_size=batch_size))
-    )
+    views = runs.check_views([task], config['evaluate']['views'])
+    rows = predict.make_split_rows([task], views=views)(
+        members, source, batch_size=config['runtime']['eval_batch_size'])
+    values = task.calibrate(task.cases(rows)) | {'views': views}
     _on_first_process(lambda: runs.write_calibration(workdir, values))
+
+
+def _check_monitor(task, source, settings):
+    """Tells before training where no state can be the best, for want of a class.
+
+    Raises:
+        RecordError: and training were to stop by it.
+    """
+    metric = task.metrics.get(settings['monitor'].lstrip('-'))
+    if metric is None or task.class_of is None:
+        return
+    # Where nothing is predicted, or everything, another metric may be undefined, too.
+    for value in (0.0, 1.0):
+        rows = task.cases(predict_constant(task, source, value))
+        if not np.isnan(metric(rows)):
+            return
+    truth, counts = rows.get('targets'), ''
+    if np.shape(truth)[1:] == (1,):
+        counts = f' ({np.sum(truth == 1)} cases with, {np.sum(truth == 0)} without)'
+    words = (f'{settings["monitor"]} is undefined on the validation split: a class is '
+             f'absent{counts}')
+    if settings['patience']:
+        raise RecordError(
+            'train.monitor', f'{words}, so nothing tells when to stop: prepare more '
+            'cases, or set train.patience to 0')
+    progress.LOG.warning('%s; no state is the best one, the last counts', words)
+
+
+def predict_constant(task, source, value):
+    """Rows of a source with one probability for everything, without a network."""
+    arrays, _ = pipeline.split_strings(pipeline.stack([source[0]]))
+    shapes = jax.eval_shape(
+        predict.make_apply([task], views=1), [predict.weights_spec(task)], arrays)
+
+    def baseline(batch):
+        size = len(batch['mask'])
+        return jax.tree.map(
+            lambda leaf: np.full((size, *leaf.shape[1:]), value, leaf.dtype), shapes)
+
+    return predict.make_split_rows([task], views=1, baseline=baseline)(
+        (), source, batch_size=min(len(source), 8))
 
 
 def _make_start(task, tx, settings, workdir):
@@ -202,8 +248,9 @@ def draw_phantoms(task, folder, config):
         )
     records.write_records(
         task.phantoms(count=config['data']['phantoms'], seed=0), folder,
-        task=config['task_name'], fractions=(0.7, 0.1, 0.2), seed=0,
-        overwrite=True, labels=task.labels,
+        task=config['task_name'], seed=0, overwrite=True, labels=task.labels,
+        fractions=records.check_fractions(
+            tuple(config['data']['phantom_splits']), where='data.phantom_splits'),
     )
 
 

@@ -90,14 +90,15 @@ def evaluate_run(
             raise ConfigError('--external', f'{place.name!r} is taken: rename {place}')
         data[place.name] = [open_group(workdirs, place, 'test')]
     first, settings = groups[0], groups[0].config['evaluate']
+    views = runs.check_views(
+        first.tasks, settings['views'] if views is None else views)
+    warnings += _check_calibrations(groups, views)
     results, measured = evaluate.evaluate(
         {name: [(group.tasks, group.members, group.source) for group in parts]
          for name, parts in data.items()},
         name=f'{len(groups)} folds, each on its own' if pooled else 'this model',
         resamples=settings['resamples'], seed=0,
-        views=runs.check_views(
-            first.tasks, settings['views'] if views is None else views
-        ),
+        views=views,
         batch_size=first.config['runtime']['eval_batch_size'],
         train_source=getattr(first.on('train'), 'source', None),
     )
@@ -114,6 +115,16 @@ def evaluate_run(
         external=[Path(place).name for place in external],
     )
     return Outcome(first.step, True, results, paths)
+
+
+def _check_calibrations(groups, views):
+    """Warnings of what was fitted with another number of views than is measured."""
+    fitted = {
+        kept.get('views', 1) for group in groups
+        for kept in map(runs.read_calibration, group.workdirs) if kept} - {views}
+    return [
+        f'Calibrated with {number} of the views and measured with {views}: '
+        'probabilities and thresholds need not fit.' for number in sorted(fitted)]
 
 
 def _open_group(workdirs, folder, split, *, which, verify, warnings):

@@ -108,17 +108,54 @@ def adamw_cosine(
         steps_per_epoch: not used, every optimiser is told.
     """
     del steps_per_epoch
-    if not 0 <= warmup_steps < steps:
-        raise ConfigError(
-            'optimizer.warmup_steps', f'{warmup_steps} is not in [0, {steps})'
-        )
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, warmup_steps, steps
-    )
+    schedule = _warm_up_cosine(learning_rate, warmup_steps, steps)
     return _by_depth([
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(schedule, weight_decay=weight_decay, mask=_is_kernel),
     ], layer_decay, freeze, schedule)
+
+
+def muon_cosine(
+    *, learning_rate, kernel_rate, warmup_steps, weight_decay, clip_norm, steps,
+    steps_per_epoch, layer_decay=1.0, freeze='',
+):
+    """Muon for convolutions' kernels, AdamW for the rest, adamw_cosine's schedule.
+
+    A momentum's singular values become about 1, so that rare features learn as fast as
+    those that all gradients agree on (Jordan et al. 2024). A kernel is the matrix from
+    a patch of the input to features. Both have Nesterov's momentum.
+
+    Args:
+        learning_rate: of AdamW, at the end of the warm-up.
+        kernel_rate: of Muon, then.
+        weight_decay: of those kernels.
+        warmup_steps, clip_norm, layer_decay, freeze, steps, steps_per_epoch: as in
+            adamw_cosine.
+    """
+    del steps_per_epoch
+    schedule = _warm_up_cosine(learning_rate, warmup_steps, steps)
+    return _by_depth([
+        optax.clip_by_global_norm(clip_norm),
+        optax.contrib.muon(
+            _warm_up_cosine(kernel_rate, warmup_steps, steps),
+            weight_decay=weight_decay, adam_learning_rate=schedule,
+            muon_weight_dimension_numbers=_find_convolutions),
+    ], layer_decay, freeze, schedule)
+
+
+def _warm_up_cosine(learning_rate, warmup_steps, steps):
+    if not 0 <= warmup_steps < steps:
+        raise ConfigError(
+            'optimizer.warmup_steps', f'{warmup_steps} is not in [0, {steps})'
+        )
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, steps)
+
+
+def _find_convolutions(params):
+    """Which axes of a kernel are inputs and which features; None for all else."""
+    return jax.tree.map(lambda leaf: None if leaf.ndim < 3 else (
+        optax.contrib.MuonDimensionNumbers(
+            tuple(range(leaf.ndim - 1)), leaf.ndim - 1)), params)
 
 
 def _is_kernel(params):
@@ -127,5 +164,5 @@ def _is_kernel(params):
 
 OPTIMIZERS = {
     'adam': adam, 'adam_on_plateau': adam_on_plateau, 'adamw_cosine': adamw_cosine,
-    'sgd': sgd,
+    'muon_cosine': muon_cosine, 'sgd': sgd,
 }

@@ -1,6 +1,7 @@
 """Where people watch a run: a bar on a terminal, lines in a log, TensorBoard."""
 
 import logging
+import math
 import sys
 
 from tqdm import tqdm
@@ -56,11 +57,11 @@ class Progress:
         if examples_per_s is not None:
             values['images/s'] = examples_per_s
         if self._bar.disable:
-            words = ' '.join(f'{name} {value:.4g}' for name, value in values.items())
+            words = ' '.join(f'{name} {_word(x)}' for name, x in values.items())
             LOG.info('step %d of %d: %s', step, self._steps, words)
             return
         self._shown |= {
-            name: f'{values[name]:.4g}'
+            name: _word(values[name])
             for name in ('loss', self._monitor, 'images/s') if name in values
         }
         self._bar.set_postfix(self._shown, refresh=False)
@@ -80,3 +81,7 @@ class Progress:
         self._bar.close()
         if self._writer is not None:
             self._writer.close()
+
+
+def _word(value):
+    return 'undefined' if math.isnan(value) else f'{value:.4g}'

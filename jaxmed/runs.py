@@ -9,25 +9,32 @@
     report/            what the evaluation wrote
 """
 
+import functools
 import hashlib
 import json
+import logging
 import os
+import sys
 from pathlib import Path
 
 from jaxmed import findings, predict
 from jaxmed.checkpoint import FOLDER, Checkpoints
 from jaxmed.data.records import CASES
-from jaxmed.errors import CheckpointError, ConfigError
+from jaxmed.errors import CheckpointError, ConfigError, InputError
 from jaxmed.tasks import TASKS
 
 CONFIG = 'config.json'
 CALIBRATION = 'calibration.json'
 FREE = ('runtime', 'evaluate')  # sections that do not change the parameters
+LOG = logging.getLogger('jaxmed')
 RECORDS = 'data.records'  # may move: their fingerprint is compared, not their place
 
 
 def make_task(config, *, axis_name=None):
     """The task a config (nested dicts) describes.
+
+    Another run that it names as its detector is loaded when a file is first read: on
+    records a task works without.
 
     Raises:
         ConfigError: no such task, or options that it does not have.
@@ -36,13 +43,35 @@ def make_task(config, *, axis_name=None):
     if name not in TASKS:
         raise ConfigError('task_name', f'{name!r} is none of {sorted(TASKS)}')
     options = config['task']
-    if 'detector' in options:  # another run that finds what this task looks at
-        named = options['detector']
-        options = options | {'detector': load(named) if named else None}
+    named = options.get('detector')
+    if isinstance(named, (str, os.PathLike)):
+        options = options | {'detector': _Detector(named) if named else None}
     try:
         return TASKS[name](**options, axis_name=axis_name)
     except TypeError as error:
         raise ConfigError(f'task {name}', error) from None
+
+
+class _Detector:
+    """A run that finds what another task looks at, a predict.Predictor in time."""
+
+    def __init__(self, workdir):
+        self._workdir = workdir
+
+    @functools.cached_property
+    def _loaded(self):
+        try:
+            return load(self._workdir)
+        except InputError as error:  # no scan's fault
+            raise ConfigError('task.detector', error) from None
+
+    @property
+    def task(self):
+        return self._loaded.task
+
+    @property
+    def apply(self):
+        return self._loaded.apply
 
 
 def check_config(workdir, config):
@@ -216,7 +245,9 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
     return tasks, members, first, steps
 
 
-def load(workdir, *, views=None, batch_size=8, task_options=None, explain=True):
+def load(
+    workdir, *, views=None, batch_size=8, task_options=None, explain=True, reads=False
+):
     """A predictor: `load('RUN')('smear.jpg')` gives a types.Finding.
 
     Args:
@@ -225,20 +256,46 @@ def load(workdir, *, views=None, batch_size=8, task_options=None, explain=True):
         batch_size: examples that go through the network at once.
         task_options: as in load_members.
         explain: as in predict.Predictor.
+        reads: whether scans are to be read, and not records alone: then a task that
+            looks where a detector tells it must have one.
 
     Returns:
         predict.Predictor.
+
+    Raises:
+        CheckpointError: of load_members, for this run or for its detector.
+        ConfigError: no detector is named, and `reads`.
     """
     workdirs = [workdir] if isinstance(workdir, (str, os.PathLike)) else list(workdir)
-    tasks, members, config, steps = load_members(workdirs, task_options=task_options)
-    views = config['evaluate']['views'] if views is None else views
-    made_by = hashlib.sha256(json.dumps([steps, task_options, views, explain]).encode())
+    changes, detector = dict(task_options or {}), None
+    own = read_config(workdirs[0])['task']
+    if 'detector' in own:  # what it is counts, and not where
+        named = changes.pop('detector', own['detector'])
+        if reads and not named:
+            raise ConfigError(
+                'task.detector', 'name a trained run of the task spinal_cord: '
+                '--task=detector=RUN')
+        detector = load(named) if named else None
+    tasks, members, config, steps = load_members(workdirs, task_options=(
+        changes | {'detector': detector} if 'detector' in own else changes))
+    views = check_views(tasks, config['evaluate']['views'] if views is None else views)
+    for path in workdirs:
+        kept = read_calibration(path)
+        if kept and kept.get('views', 1) != views:
+            LOG.warning(
+                '%s: calibrated with %d of the views, predicts with %d: probabilities '
+                'and verdict need not fit', path, kept.get('views', 1), views)
+    made_by = hashlib.sha256(json.dumps([
+        # Importing the package would be importing upwards.
+        sys.modules['jaxmed'].__version__, steps, changes, views, explain,
+        detector and detector.made_by,
+    ]).encode())
     for path in workdirs:
         for name in (CONFIG, CASES, CALIBRATION):
             if (Path(path) / name).is_file():
                 made_by.update((Path(path) / name).read_bytes())
     return predict.Predictor(
-        tasks, members, batch_size=batch_size, views=check_views(tasks, views),
+        tasks, members, batch_size=batch_size, views=views,
         explain=explain, made_by=made_by.hexdigest()[:16],
     )
 

@@ -1,5 +1,6 @@
 """The one trainer: a compiled update over all devices, and the loop around it."""
 
+import logging
 import signal
 import time
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from jaxmed.data import pipeline
 from jaxmed.errors import ConfigError
 
 AXIS = 'devices'
+LOG = logging.getLogger('jaxmed')
 
 
 class TrainState(NamedTuple):
@@ -237,7 +239,7 @@ def fit(
     put = put_batch if pmap else lambda batch: pipeline.shard(batch, devices=1)
     progress.start(start, steps)
     step, kept, began = start, start, time.perf_counter()
-    stop = finished = False
+    stop = finished = told = False
     interrupt.deferred = True
     with pipeline.Prefetch(make_batches(start), put) as prefetch:
         meter = _Meter(prefetch)
@@ -273,6 +275,11 @@ def fit(
             if evaluate:
                 points.append(validate())
                 progress.point(points[-1])
+                if np.isnan(points[-1][monitored]) and not told:
+                    told = True
+                    LOG.warning(
+                        '%s is undefined on the validation split: such a state is '
+                        'never the best, only the latest', monitored)
                 save(sign * points[-1][monitored])
                 finished = stalled()
                 meter.restart()

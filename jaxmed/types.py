@@ -112,7 +112,8 @@ class Task(NamedTuple):
     probes: Mapping[str, Callable[[Batch], Batch]] = {}  # changes of the raw batch
     fit_baselines: Callable[..., Mapping] | None = None  # training source -> more
     sections: Callable[..., list] | None = None  # cases, ... -> parts of a report
-    # calibrations of all members -> the first one's task, which words what they find
+    # calibrations of all members -> the first one's task, which scales their mean and
+    # words what they find
     together: Callable[[Sequence[dict]], 'Task'] | None = None
     reading: Mapping[str, Any] = {}  # how a file becomes a record; of members the same
     # [(keywords of its make, values of report.summarise)] -> file name -> text

@@ -1,6 +1,7 @@
 """The commands. `run(main)` turns bad input into one line and exit code 2."""
 
 import logging
+import math
 import os
 import platform
 import shlex
@@ -41,6 +42,9 @@ def print_results(results):
     columns = [f'{result.source}, {result.data}' for result in others]
     print(f'{"":16}{"value":>8}  {"95% interval":17}' + ' '.join(columns))
     for name, value in first.values.items():
+        if math.isnan(value['value']):
+            print(f'{name:16}undefined: there is no case of a class that it takes')
+            continue
         line = (f'{name:16}{value["value"]:8.4f}  '
                 f'{value["low"]:.4f} - {value["high"]:.4f}  ')
         for column, result in zip(columns, others):

@@ -42,7 +42,10 @@ flags.mark_flags_as_required(['workdir', 'input', 'output'])
 
 
 def _parse(pairs):
-    """['sweep=crops', 'overlap_px=32'] -> {'sweep': 'crops', 'overlap_px': 32}."""
+    """['sweep=crops', 'overlap_px=32'] -> {'sweep': 'crops', 'overlap_px': 32}.
+
+    A detector's place becomes absolute: a cluster's machines have folders of their own.
+    """
     options = {}
     for pair in pairs:
         name, equals, text = pair.partition('=')
@@ -52,6 +55,8 @@ def _parse(pairs):
             options[name] = json.loads(text)
         except ValueError:
             options[name] = text
+    if options.get('detector'):  # a run, as those of --workdir are
+        options['detector'] = str(Path(str(options['detector'])).absolute())
     return options
 
 
@@ -60,7 +65,7 @@ def main(argv):
         # A cluster's machines have working folders of their own.
         runs.load, [str(Path(path).absolute()) for path in _WORKDIR.value],
         views=_VIEWS.value, batch_size=_BATCH_SIZE.value,
-        task_options=_parse(_TASK.value), explain=_EXPLAIN.value,
+        task_options=_parse(_TASK.value), explain=_EXPLAIN.value, reads=True,
     )
     rows, failed = findings.predict_files(
         load, _INPUT.value, _OUTPUT.value, resume=_RESUME.value, engine=_ENGINE.value,

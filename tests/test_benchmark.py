@@ -148,7 +148,8 @@ SMALL = dict(
     centre=0.3, spread=0.4,
     widths=(3, 4), convolutions=1, batch_norm=False, standardised=False,
     representation='flatten',
-    position=True, window=3, hidden=5, dropout=0.0, initialisation='glorot_uniform',
+    position=True, projection=0, residual=False, window=3, hidden=5, dropout=0.0,
+    initialisation='glorot_uniform', first_logit=-1.0,
 )
 
 
@@ -156,12 +157,14 @@ SMALL = dict(
     ('none', 'max', 'flatten'), ('none', 'mean', 'mean'), ('lstm', 'max', 'max'),
     ('bilstm', 'mean', 'flatten'), ('max', 'smoothed_max', 'flatten'),
     ('none', 'attention', 'flatten'), ('lstm', 'bilstm', 'flatten'),
+    ('none', 'max', 'rows'), ('bilstm', 'max', 'rows'),
 ])
 def test_pytorchs_rival_is_the_same_network(sequence, aggregation, representation):
     pytest.importorskip('torch')
     options = SMALL | dict(
         sequence=sequence, aggregation=aggregation, representation=representation,
-        position=representation == 'flatten', standardised=representation == 'max')
+        position=representation == 'flatten', standardised=representation == 'max',
+        projection=6 * (representation == 'rows'), residual=representation == 'rows')
     agree(*both(options, shape=(4, 6, 4), mask=[[1, 1, 1, 1], [1, 1, 0, 0]]))
 
 

@@ -5,6 +5,7 @@ import csv
 import functools
 import hashlib
 import html.parser
+import json
 import re
 from urllib.parse import unquote
 
@@ -77,6 +78,15 @@ def test_cases_come_by_risk_and_what_failed_last_with_its_reason(tmp_path, toy_t
     assert [a['data-status'] for a, _ in page.rows][-2:] == ['done', 'unprocessable']
     assert 'thick slices' in page.rows[0][1] and 'no spine found' in page.rows[3][1]
     assert '0.90' in page.rows[0][1] and 'above' in page.rows[0][1]
+
+
+def test_verdicts_are_counted_in_words_that_fit(tmp_path, toy_task):
+    text, page = summarise(tmp_path, toy_task(), [
+        line('a', 0.9, verdict='above'), line('b', 0.2, verdict='below'),
+        line('c', 0.1, verdict='not judged')])
+    for words in ('above the threshold', 'below the threshold', 'not judged'):
+        assert f'<dt>{words}</dt><dd>1</dd>' in text
+    assert [a['data-verdict'] for a, _ in page.rows] == ['above', 'below', 'not judged']
 
 
 def test_names_cannot_become_markup_or_addresses(tmp_path, toy_task):
@@ -184,6 +194,53 @@ def test_a_resumed_prediction_has_the_whole_page(loader, tmp_path):
     assert run(loader, tmp_path, resume=True)[1] == 1
     assert page.read_bytes() == whole
     assert len(Parsed(whole.decode()).rows) == 3
+
+
+def test_a_wrong_option_is_no_scans_fault(loader, tmp_path):
+    def read(file, *, case_id):
+        raise ConfigError('task.detector', 'name a run')
+
+    with pytest.raises(ConfigError, match='^task.detector: name a run$'):
+        run(functools.partial(loader, read=read), tmp_path)
+
+
+@pytest.mark.parametrize('infer', [None, lambda apply, record, batch_size: None])
+def test_what_nothing_can_be_said_of_costs_its_own_row(loader, tmp_path, infer):
+    def find(record, prediction):
+        if float(record['inputs'][0]) > 0.5:
+            raise ImageError(record['case_id'], 'the network gave no number')
+        return find_number(record, prediction)
+
+    (tmp_path / 'in' / 'd').write_text('0.2')  # in one batch with b
+    statuses, failed = run(
+        functools.partial(loader, findings=find, infer=infer), tmp_path)
+    assert failed == 2 and statuses == {
+        'a': 'done', 'b': 'unprocessable', 'c': 'unprocessable', 'd': 'done'}
+
+
+def test_findings_are_json_whatever_is_in_them(loader, tmp_path):
+    def find(record, prediction):
+        return Finding(
+            row={'probability': 0.5, 'ratio': np.float64('nan')}, pictures={},
+            details={'deep': [{'x': float('inf')}, 1.5]},
+            files={'own.json': {'x': float('nan')}})
+
+    def refuse(word):
+        raise ValueError(word)
+
+    run(functools.partial(loader, findings=find), tmp_path)
+    run(functools.partial(loader, findings=find), tmp_path, resume=True)
+    texts = (tmp_path / 'out/findings.jsonl').read_text().splitlines()
+    texts += [(tmp_path / 'out' / name).read_text()
+              for name in ('findings.json', 'a/own.json')]
+    whole = [json.loads(text, parse_constant=refuse) for text in texts]
+    first = whole[-2][0]
+    assert first['ratio'] is None and first['deep'] == [{'x': None}, 1.5]
+    # As lines that an earlier version wrote may hold.
+    journal = tmp_path / 'out' / 'findings.jsonl'
+    journal.write_text(journal.read_text().replace('null', 'NaN'))
+    run(functools.partial(loader, findings=find), tmp_path, resume=True)
+    json.loads((tmp_path / 'out/findings.json').read_text(), parse_constant=refuse)
 
 
 def test_a_task_without_a_page_writes_none(loader, tmp_path):

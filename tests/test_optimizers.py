@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxmed import optimizers
@@ -72,3 +73,28 @@ def test_kernels_decay_and_biases_do_not():
     updates, _ = optimizer.tx.update(zeros, optimizer.tx.init(params), params)
     np.testing.assert_allclose(updates['kernel'], -1e-3 * 0.1, rtol=1e-5)
     np.testing.assert_array_equal(updates['bias'], 0.0)
+
+
+def test_muon_moves_a_convolution_as_far_in_all_directions_and_the_rest_as_adamw():
+    options = dict(
+        learning_rate=1e-3, warmup_steps=0, weight_decay=0.0, clip_norm=1e3, steps=10,
+        steps_per_epoch=1)
+    optimizer = optimizers.muon_cosine(kernel_rate=1e-2, **options)
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {
+        'kernel': jax.random.normal(keys[0], (3, 3, 3, 2, 4)),
+        'dense': jax.random.normal(keys[1], (4, 2)), 'bias': jnp.zeros(4)}
+    # Nearly the same for all features: Adam would move along that alone.
+    common = jax.random.normal(keys[2], (3, 3, 3, 2, 1))
+    grads = jax.tree.map(jnp.ones_like, params) | {
+        'kernel': common + 0.1 * params['kernel']}
+    updates, _ = optimizer.tx.update(grads, optimizer.tx.init(params), params)
+    sizes = np.linalg.svd(np.asarray(updates['kernel']).reshape(54, 4))[1]
+    assert sizes.max() / sizes.min() < 2 and 0.005 < sizes.mean() < 0.02
+    plain = optax.adamw(1e-3, weight_decay=0.0, nesterov=True)
+    expected, _ = plain.update(grads, plain.init(params), params)
+    for name in ('dense', 'bias'):
+        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-4)
+    np.testing.assert_allclose(optimizer.learning_rate(None, 0), 1e-3, rtol=1e-6)
+    with pytest.raises(ConfigError, match=r'warmup_steps: 10 is not in'):
+        optimizers.muon_cosine(kernel_rate=1e-2, **(options | {'warmup_steps': 10}))

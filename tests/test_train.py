@@ -186,6 +186,15 @@ def test_the_smallest_value_is_the_best_after_a_minus_sign(
     assert kept[1] == {min(losses, key=losses.get), 12}
 
 
+def test_a_metric_that_is_undefined_is_told_once(toy_task, examples, tmp_path, caplog):
+    task = toy_task()._replace(metrics={'closeness': lambda rows: np.nan})
+    with caplog.at_level('WARNING', logger='jaxmed'):
+        assert fit(task, examples, tmp_path).finished
+    (told,) = [record.getMessage() for record in caplog.records
+               if record.name == 'jaxmed']
+    assert 'closeness is undefined on the validation split' in told
+
+
 def test_other_records_on_resume_are_refused(toy_task, examples, tmp_path):
     fit(toy_task(), examples, tmp_path, steps=3)
     with pytest.raises(ConfigError, match='records changed'):

@@ -23,6 +23,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 Z = 1.959964  # of 95% of a normal distribution
+_NO_SPREAD = 1e-12  # but for rounding
 
 
 class Area(NamedTuple):
@@ -51,11 +52,12 @@ def measure_auc(probability, targets, *, groups=None):
     """The area under the ROC curve with its 95% interval.
 
     The interval is symmetric in logit(area), so it stays within [0, 1]:
-    logit(A) +- 1.96 s / (A (1 - A)) with DeLong's s. At A = 1 or 0 every placement is
-    the same, s = 0 says nothing, and the logit is infinite. There the interval is
-    Newcombe's: of all areas t those with |A - t| <= 1.96 sqrt(v(t)), where v(t) is the
-    variance that an area t would have with so many cases, or patients. Its bounds are
-    1 and what 'no error among so many' leaves possible.
+    logit(A) +- 1.96 s / (A (1 - A)) with DeLong's s. Where every placement is the same,
+    at A = 1 or 0 and of a model that gives all cases one score, s = 0 says nothing.
+    There the interval is Newcombe's: of all areas t those with
+    |A - t| <= 1.96 sqrt(v(t)), where v(t) is the variance that an area t would have
+    with so many cases, or patients. Of A = 1 its bounds are 1 and what 'no error among
+    so many' leaves possible.
 
     Args:
         probability: [N], or anything else that ranks.
@@ -75,12 +77,11 @@ def measure_auc(probability, targets, *, groups=None):
     spread = math.sqrt(_variance(shares, truth, groups))
     patients = [len(np.unique(groups[truth == kind])) for kind in (True, False)]
     low, high = math.nan, math.nan
-    if min(patients) > 1 and 0 < area < 1:
+    if min(patients) > 1 and spread < _NO_SPREAD:
+        low, high = 1 - _farthest(1 - area, *patients), _farthest(area, *patients)
+    elif min(patients) > 1:
         reach = Z * spread / (area * (1 - area))
         low, high = special.expit(special.logit(area) + np.array([-reach, reach]))
-    elif min(patients) > 1:
-        bound = _farthest(*patients)
-        low, high = (bound, 1.0) if area else (0.0, 1 - bound)
     return Area(area, float(low), float(high), spread, *counts)
 
 
@@ -108,7 +109,7 @@ def compare_aucs(first, second, targets, *, groups=None):
     spread = math.sqrt(_variance(shares - others, truth, groups))
     if math.isnan(spread):
         return Difference(value, *[math.nan] * 3, *counts)
-    if spread < 1e-12:
+    if spread < _NO_SPREAD:
         p = 1.0 if abs(value) < 1e-12 else math.nan
     else:
         p = float(2 * special.ndtr(-abs(value) / spread))
@@ -158,13 +159,15 @@ def _variance(shares, truth, groups):
     return max(float(variance), 0.0)
 
 
-def _farthest(n_with, n_without):
-    """The lowest area that an observed area of 1 leaves possible."""
+def _farthest(observed, n_with, n_without):
+    """The highest area that an observed one leaves possible."""
+    if observed >= 1:
+        return 1.0
     middle = (n_with + n_without) / 2 - 1
 
     def excess(area):
         variance = area * (1 - area) / (n_with * n_without) * (
             1 + middle * ((1 - area) / (2 - area) + area / (1 + area)))
-        return (1 - area) ** 2 - Z ** 2 * variance
+        return (area - observed) ** 2 - Z ** 2 * variance
 
-    return float(optimize.brentq(excess, 0.0, 1 - 1e-12))
+    return float(optimize.brentq(excess, max(observed, 1e-12), 1.0))

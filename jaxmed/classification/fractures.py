@@ -9,7 +9,6 @@ Rows of a split, N scans of K patches at most:
 
 import math
 
-import jax
 import numpy as np
 
 from jaxmed.classification import calibration, platt, scores
@@ -18,6 +17,9 @@ PAPER_SPECIFICITY = 0.951  # paper 001, abstract and Table 1; its sensitivity is
 FALSE_PATCHES = tuple(2.0 ** power for power in range(-3, 4))  # a scan; as in LUNA16
 # Where patches are called: half a false one a scan is what a reader puts up with.
 CALLED_FALSE_PATCHES = 0.5
+# Of each kind, before patches get a scaling of their own.
+FEWEST_PATCHES = 20
+UNSCALED = {'scale': 1.0, 'offset': 0.0}
 
 
 def auc(rows):
@@ -194,24 +196,23 @@ def missing_kind(rows, thing):
     return 'a probability is not a number' if broken else ''
 
 
-def calibrate(valid_cases):
+def calibrate(valid_cases, *, by_maximum):
     """What is fitted to the tuning split, for a run's calibration.json.
 
     Args:
         valid_cases: rows of the tuning split, as the network gives them.
+        by_maximum: whether the probability of a scan is the highest of its patches.
 
     Returns:
         {'scale', 'offset', 'reason'} of platt.fit_scaling, for the probability of a
-        scan; 'thresholds' of choose_thresholds, for what they make of it; and 'tuning',
-        the scans it was fitted to, which `choose_together` needs. Patches are not
-        scaled: of them the truth is told of few scans.
+        scan; 'patches', the same for those of its patches: the scan's own `by_maximum`,
+        so that one stays the highest of the others, else fitted to patches whose label
+        is known, or 1 and 0 with a reason where those are few; 'by_maximum';
+        'thresholds' of choose_thresholds, for what these make of them; and 'tuning',
+        the scans it was fitted to, which `calibrate_together` needs.
     """
-    fitted = platt.fit_scaling(valid_cases['probability'], valid_cases['targets'])
-    scaled = platt.scale_probabilities(
-        valid_cases['probability'], scale=fitted['scale'], offset=fitted['offset'])
-    cases = valid_cases | {'probability': scaled}
+    fitted, cases = _fit(valid_cases, by_maximum=by_maximum)
     return fitted | {
-        'thresholds': choose_thresholds(cases),
         'tuning': {'case_id': [str(name) for name in cases['case_id']]} | {
             name: [_plain(row) for row in np.asarray(cases[name], float)]
             for name in TUNING},
@@ -221,37 +222,83 @@ def calibrate(valid_cases):
 TUNING = ('probability', 'targets', 'patch_probability', 'patch_targets', 'patch_mask')
 
 
+def _fit(cases, *, by_maximum):
+    """(what `calibrate` returns but 'tuning', the rows that it makes of these)."""
+    scan = platt.fit_scaling(cases['probability'], cases['targets'])
+    known = flatten_patches(cases)
+    fewest = min(int(np.sum(known['targets'] == kind)) for kind in (0, 1))
+    if by_maximum:
+        patches = dict(scan)
+    elif fewest < FEWEST_PATCHES:
+        patches = UNSCALED | {
+            'reason': missing_kind(known, 'patch') or 'the truth is known of too few '
+            f'patches, {fewest} of a kind where {FEWEST_PATCHES} are needed'}
+    else:
+        patches = platt.fit_scaling(known['probability'], known['targets'])
+    scaled = cases | {
+        name: platt.scale_probabilities(
+            cases[name], scale=fitted['scale'], offset=fitted['offset'])
+        for name, fitted in (('probability', scan), ('patch_probability', patches))}
+    return scan | {
+        'patches': patches, 'by_maximum': by_maximum,
+        'thresholds': choose_thresholds(scaled)}, scaled
+
+
 def _plain(row):
-    """[K] -> what JSON holds: six digits, None for NaN."""
-    return [None if math.isnan(value) else round(value, 6) for value in row.tolist()]
+    """[K] -> what JSON holds: six digits that count, None for NaN."""
+    return [None if math.isnan(value) else float(f'{value:.6g}')
+            for value in row.tolist()]
 
 
-def choose_together(calibrations):
-    """Thresholds for the averaged probabilities of several runs.
+def calibrate_together(calibrations):
+    """What is fitted to the averaged probabilities of several runs.
+
+    The mean of runs that are each calibrated is not: it is less sure than it could be.
 
     Args:
         calibrations: of `calibrate`, of each run; {} where there is none.
 
     Returns:
-        Of choose_thresholds; None unless all were fitted to the same scans.
+        Of `calibrate`, without 'tuning': scale and offset are for the mean of what
+        these runs' own make of their logits. None unless all were fitted to the same
+        scans and patches.
     """
     parts = [values.get('tuning') for values in calibrations]
     if not all(parts) or any(p['case_id'] != parts[0]['case_id'] for p in parts):
         return None
     rows = [{name: np.array(part[name], float) for name in TUNING} for part in parts]
+    # Records of some may have more fillers.
+    most = max(r['patch_mask'].shape[1] for r in rows)
+    for r in rows:
+        for name, filler in (('probability', 0), ('targets', np.nan), ('mask', 0)):
+            column = r[f'patch_{name}']
+            r[f'patch_{name}'] = np.pad(
+                column, [(0, 0), (0, most - column.shape[1])], constant_values=filler)
+    if any((r['patch_mask'] != rows[0]['patch_mask']).any() for r in rows):
+        return None
     averaged = {name: np.mean([r[name] for r in rows], axis=0) for name in (
         'probability', 'patch_probability')}
-    return choose_thresholds(rows[0] | averaged)
+    return _fit(rows[0] | averaged, by_maximum=all(
+        values.get('by_maximum', False) for values in calibrations))[0]
 
 
-def probabilities(outputs, *, scale, offset):
-    """Logits of a spine -> probabilities, that of the scan calibrated; traceable.
+def probabilities(outputs, *, scale, offset, patches):
+    """Logits of a spine -> calibrated probabilities; traceable.
 
     Args:
         outputs: {'series': [B], 'patches': [B, K]}.
-        scale, offset: of `calibrate`; 1 and 0 for none.
+        scale, offset: of `calibrate`, for scans; 1 and 0 for none.
+        patches: {'scale', 'offset'} for patches.
     """
     return {
         'series': platt.scale_logits(outputs['series'], scale=scale, offset=offset),
-        'patches': jax.nn.sigmoid(outputs['patches']),
+        'patches': platt.scale_logits(outputs['patches'], **patches),
+    }
+
+
+def rescale(means, *, scale, offset, patches):
+    """The same from probabilities {'series', 'patches'}, those of several runs."""
+    return {
+        'series': platt.rescale(means['series'], scale=scale, offset=offset),
+        'patches': platt.rescale(means['patches'], **patches),
     }

@@ -74,8 +74,16 @@ def scale_logits(logits, *, scale, offset):
     return jax.nn.sigmoid(scale * jnp.asarray(logits, jnp.float32) + offset)
 
 
+def rescale(probability, *, scale, offset):
+    """The same from probabilities, float32; traceable."""
+    probability = jnp.clip(
+        jnp.asarray(probability, jnp.float32), _SMALLEST, _LARGEST)
+    logits = jnp.log(probability) - jnp.log1p(-probability)
+    return scale_logits(logits, scale=scale, offset=offset)
+
+
 def scale_probabilities(probability, *, scale, offset):
-    """The same from probabilities, NumPy, float64.
+    """The same as `rescale`, NumPy, float64.
 
     What float32 has already made exactly 0 or 1 is taken for the number next to it.
     """

@@ -37,8 +37,8 @@ mirror = _maybe_flipped(3)
 upend = _maybe_flipped(1)
 
 
-def make_turn(*, turn_deg, zoom, pitch_mm):
-    """Builds a turn and zoom as seen from the side, each in half of all cases.
+def make_move(*, turn_deg, zoom, shift_mm, pitch_mm):
+    """Builds a turn, zoom and shift as seen from the side, each in half of all cases.
 
     What comes in from outside of a patch repeats its edge.
 
@@ -46,22 +46,47 @@ def make_turn(*, turn_deg, zoom, pitch_mm):
         turn_deg: largest angle to both sides; the paper: 20.
         zoom: half-width of the log of the zoom. The same along and across the spine:
             it is the shape of a vertebra that tells a fracture.
+        shift_mm: largest one up, down, forward and back. Patches begin anywhere along
+            a spine; labels stay, so a few mm are enough.
         pitch_mm: between rows and columns of a patch.
     """
     scale = jnp.array(pitch_mm)
 
     def change(key, patches):
         amounts, which = jax.random.split(key)
-        turn, larger = jax.random.uniform(
-            amounts, (2,), minval=-1.0) * jax.random.bernoulli(which, shape=(2,))
+        turn, larger, *shift = jax.random.uniform(
+            amounts, (4,), minval=-1.0) * jax.random.bernoulli(
+                which, shape=(3,))[jnp.array([0, 1, 2, 2])]
         angle, size = jnp.deg2rad(turn_deg) * turn, jnp.exp(-zoom * larger)
         cosine, sine = size * jnp.cos(angle), size * jnp.sin(angle)
         # Pixels are not square: turned in mm.
         matrix = jnp.array([[cosine, -sine], [sine, cosine]]) * scale / scale[:, None]
         middle = (jnp.array(patches.shape[1:3]) - 1) / 2
-        offset = middle - matrix @ middle
+        offset = middle - matrix @ middle + shift_mm * jnp.stack(shift) / scale
         return jax.vmap(lambda x: transforms.sample(x, matrix, offset))(
             patches[..., 0])[..., None]
+
+    return _change(change)
+
+
+def make_slab(*, strength):
+    """Builds thicker slices, in half of all cases.
+
+    Each row gets a share of its neighbours': scanners average over 1 to 5 mm, and how
+    sharp an endplate is shall not tell patients apart.
+
+    Args:
+        strength: largest share of both neighbours together, up to 2/3, where all
+            three count the same.
+    """
+
+    def change(key, patches):
+        amount, which = jax.random.split(key)
+        share = jax.random.uniform(amount, maxval=strength)
+        share *= jax.random.bernoulli(which)
+        padded = jnp.pad(patches, ((0, 0), (1, 1)) + ((0, 0),) * 3, 'edge')
+        around = padded[:, :-2] + padded[:, 2:]
+        return patches + share * (around / 2 - patches)
 
     return _change(change)
 

@@ -5,23 +5,27 @@ Neither holds a name, an id or a file's path.
 """
 
 import textwrap
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxmed.data import dicom_writing
+from jaxmed.errors import ImageError
 from jaxmed.types import Finding, Page
 
-BOXED = 0.5  # probability from which on a patch is boxed, where no other was chosen
+LIKELY = 0.5  # probability from which on a patch is, where no other was chosen
 
 # When a scan is hard to trust, and is said to be. A detector looks every 30 mm: a gap
 # of more than two such steps means that it looked and saw nothing.
 _MOST_EXTRAPOLATED, _LONGEST_GAP_MM, _FEWEST_DETECTIONS = 0.2, 65.0, 4
-_LEAST_CONFIDENCE, _SHORTEST_MM, _THICKEST_MM = 0.6, 100.0, 5.0
-# Least share of a patch that was scanned, and of it that is bone: of real spines 2.4%
-# (osteoporotic, 3 mm voxels) and more, below the sacrum and beside the spine 0 to 0.1%.
-_LEAST_INSIDE, _LEAST_BONE = 0.5, 0.01
+_LEAST_CONFIDENCE, _THICKEST_MM = 0.6, 5.0
+# Least of the spine that is called below the threshold: three lumbar vertebrae, or four
+# thoracic ones. Thresholds are chosen on longer scans; what is likely in a shorter one
+# is a finding all the same, but where nothing is, little was looked at.
+_SHORTEST_MM = 100.0
+ABOVE, BELOW, NOT_JUDGED = 'above', 'below', 'not judged'
 
 AXES = {
     'voxels': "(k, j, i) of the file: slices, rows, columns; 'high' is one past the "
@@ -29,20 +33,24 @@ AXES = {
     'mm': '(x, y, z) of the patient: to the left, to the back, to the head (LPS)',
     'patch': 'all that the network saw at once',
     'bodies': 'its part where vertebral bodies lie: what is boxed in the picture',
-    'doubtful': 'misses the spine or lies mostly outside of the scan; ? in the picture',
+    'boxed': 'a finding: likely, in a scan above its threshold',
+    'likely': 'from the threshold of patches on; a thin box where it is no finding',
+    'doubtful': 'misses the spine or lies mostly outside of the scan: skipped, no '
+                'network saw it; ? in the picture',
     'position': 'along the spine, 0 at the upper end of the scan and 1 at the lower',
 }
 
 PAGE = Page(
     risk='probability', verdict='verdict', picture='overlays', columns={
-        'boxed': 'Boxed', 'patches': 'Patches', 'likeliest_z_mm': 'Likeliest at z, mm',
-        'warnings': 'Warnings',
+        'boxed': 'Boxed', 'patches': 'Patches', 'skipped': 'of them skipped',
+        'likeliest_z_mm': 'Likeliest at z, mm', 'warnings': 'Warnings',
     },
 )
 _TITLE = 'Vertebral compression fractures'
 
 # Colours and sizes of the picture, in pixels.
 _INK, _GREY, _BOX, _AMBER = (240,) * 3, (150,) * 3, (255, 150, 50), (250, 200, 90)
+_THIN = (120, 175, 220)  # likely, and no finding
 _BACK = (12, 12, 14)
 _LEAST_HIGH, _LEAST_WIDE, _EDGE, _SIDE = 600, 620, 18, 130
 _HIGH, _LEAST_SCALE, _GREATEST_SCALE = 840, 2.0, 6.0  # of the view; pixels a mm
@@ -54,7 +62,7 @@ class OperatingPoint(NamedTuple):
 
     threshold: float
     chosen_for: str  # 'a specificity of 0.951'
-    patch_threshold: float  # from which on a patch is boxed
+    patch_threshold: float  # from which on a patch is likely
 
 
 def make_operating_point(thresholds, *, rule):
@@ -74,84 +82,115 @@ def make_operating_point(thresholds, *, rule):
         words = f'a {rule} of {thresholds["aims"][rule]:g}'
     patch = thresholds['patch']
     return OperatingPoint(
-        thresholds[rule], words, BOXED if patch is None else patch)
+        thresholds[rule], words, LIKELY if patch is None else patch)
 
 
-def findings(record, probabilities, *, operating_point, calibrated):
+def findings(
+    record, probabilities, *, operating_point, calibrated, patches_calibrated
+):
     """How likely a fracture is, where, and how far to trust it.
 
     Args:
         record: of data.spines.read_scan.
-        probabilities: 'series' [], 'patches' [K].
+        probabilities: 'series' [], 'patches' [K], in the record's order.
         operating_point: OperatingPoint, or None where none was chosen.
         calibrated: whether `series` is.
+        patches_calibrated: whether `patches` are.
 
     Returns:
         Finding: row for findings.csv, details for findings.json, the picture
         'overlays' of draw_findings.
+
+    Raises:
+        ImageError: a probability is not a number.
     """
     scan = record['scan']
-    count = len(scan.inside)
     series = float(probabilities['series'])
-    parts = np.asarray(probabilities['patches'], float)[:count]
-    threshold, verdict, words = judge(series, operating_point)
-    boxed = choose_boxed(series, parts, operating_point)
+    judged = np.flatnonzero([not reason for reason in scan.skipped])
+    parts = np.full(len(scan.skipped), np.nan)
+    parts[judged] = np.asarray(probabilities['patches'], float)[:len(judged)]
+    if not np.isfinite([series, *parts[judged]]).all():
+        raise ImageError(record['case_id'], 'the network gave no number')
+    threshold, verdict, words = judge(series, scan, operating_point)
+    boxed, likely = choose_patches(parts, verdict, operating_point)
     warnings = find_warnings(scan)
-    likeliest = int(parts.argmax())
-    z_mm = np.sort(record['span_mm'][:count].astype(float), axis=1)
-    doubtful = np.logical_or(*_find_doubtful(scan))
+    likeliest = int(np.nanargmax(parts))
     places = [{
-        'probability': round(float(parts[i]), 4), 'boxed': bool(boxed[i]),
-        'doubtful': bool(doubtful[i]),
-        'position': round(float(record['position'][i]), 4),
-        'z_mm': _rounded(z_mm[i]),
+        'probability': None if reason else round(float(parts[i]), 4),
+        'boxed': bool(boxed[i]), 'likely': bool(likely[i]), 'doubtful': bool(reason),
+        'position': round(float(scan.position[i]), 4), 'z_mm': _rounded(scan.z_mm[i]),
         'patch': _place(scan.patch, i), 'bodies': _place(scan.bodies, i),
         'scanned_share': round(float(scan.inside[i]), 3),
         'bone_share': round(float(scan.bone[i]), 3),
-    } for i in range(count)]
+    } for i, reason in enumerate(scan.skipped)]
+    skipped = [{'patch': i, 'reason': reason}
+               for i, reason in enumerate(scan.skipped) if reason]
     return Finding(
         row={
             'probability': round(series, 4), 'verdict': verdict,
             'threshold': '' if threshold is None else round(threshold, 4),
-            'patches': count, 'boxed': int(boxed.sum()),
+            'patches': len(parts), 'skipped': len(skipped), 'boxed': int(boxed.sum()),
             'likeliest_patch': likeliest,
             'likeliest_probability': round(float(parts[likeliest]), 4),
-            'likeliest_z_mm': round(float(z_mm[likeliest].mean()), 1),
+            'likeliest_z_mm': round(float(scan.z_mm[likeliest].mean()), 1),
             'warnings': '; '.join(warnings),
         },
         details={
-            'calibrated': bool(calibrated), 'threshold': threshold,
+            'calibrated': bool(calibrated),
+            'patches_calibrated': bool(patches_calibrated), 'threshold': threshold,
             'verdict': verdict or None, 'verdict_in_words': words,
-            'warnings': warnings, 'patches': places, 'cord': dict(scan.cord),
+            'judged_mm': round(scan.judged_mm, 1), 'warnings': warnings,
+            'patches': places, 'skipped': skipped, 'cord': dict(scan.cord),
             'scan': dict(scan.facts), 'axes': AXES,
         },
         pictures={'overlays': draw_findings(
             scan, series, parts, operating_point=operating_point,
-            calibrated=calibrated)},
+            calibrated=calibrated, patches_calibrated=patches_calibrated)},
     )
 
 
-def judge(series, operating_point):
-    """(threshold or None, 'above', 'below' or '', the verdict in words or None)."""
+def judge(series, scan, operating_point):
+    """What is said of a patient.
+
+    Args:
+        series: probability of the patient.
+        scan: data.spines.Scan.
+        operating_point: OperatingPoint or None.
+
+    Returns:
+        (threshold or None; 'above', 'below', 'not judged' where too little of the spine
+        was seen to say 'below', or '' without a threshold; the same in words or None).
+    """
     if operating_point is None:
         return None, '', None
     threshold = float(operating_point.threshold)
-    verdict = 'above' if series >= threshold else 'below'
+    if series < threshold and scan.judged_mm < _SHORTEST_MM:
+        return threshold, NOT_JUDGED, (
+            f'{NOT_JUDGED}: {scan.judged_mm:.0f} mm of the spine were seen, and '
+            f'{_SHORTEST_MM:.0f} are needed to call a scan below the threshold')
+    verdict = ABOVE if series >= threshold else BELOW
     return threshold, verdict, (
         f'{verdict} the threshold chosen for {operating_point.chosen_for}')
 
 
-def choose_boxed(series, parts, operating_point):
-    """Patches to box, [k] bool: those likely, or the likeliest of a likely patient."""
-    boxed = parts >= (
-        BOXED if operating_point is None else operating_point.patch_threshold)
-    if _is_likely(series, judge(series, operating_point)[0]) and not boxed.any():
-        boxed[parts.argmax()] = True
-    return boxed
+def choose_patches(parts, verdict, operating_point):
+    """Which patches are findings, and which only likely.
 
+    Args:
+        parts: [k], probabilities; NaN of skipped patches.
+        verdict: of judge.
+        operating_point: OperatingPoint or None.
 
-def _is_likely(series, threshold):
-    return series >= (BOXED if threshold is None else threshold)
+    Returns:
+        (boxed, likely), [k] bool each. Likely patches are boxed of a patient above the
+        threshold; or the likeliest, if none is likely. Of others none is.
+    """
+    likely = parts >= (
+        LIKELY if operating_point is None else operating_point.patch_threshold)
+    boxed = likely & (verdict == ABOVE)
+    if verdict == ABOVE and not boxed.any():
+        boxed[np.nanargmax(parts)] = True
+    return boxed, likely
 
 
 def find_warnings(scan):
@@ -174,19 +213,15 @@ def find_warnings(scan):
     if cord['confidence'] is not None and cord['confidence'] < _LEAST_CONFIDENCE:
         found.append(
             f'the spinal canal was found with a confidence of {cord["confidence"]:.2f}')
-    length_mm = cord['slices'] * cord['slice_mm']
-    if length_mm < _SHORTEST_MM:
-        found.append(f'only {length_mm:.0f} mm of the spine were scanned')
+    if scan.judged_mm < _SHORTEST_MM:
+        found.append(f'only {scan.judged_mm:.0f} mm of the spine were seen')
     if cord['slice_mm'] > _THICKEST_MM:
         found.append(
             f'slices are {cord["slice_mm"]:.1f} mm apart: mild fractures may not show')
-    outside, boneless = _find_doubtful(scan)
-    for bad, words in (
-        (outside, 'mostly outside of the scanned field'),
-        (boneless, 'hardly any bone where vertebral bodies should be'),
-    ):
-        if bad.any():
-            found.append(f'{words}, in {bad.sum()} of {len(bad)} patches (marked ?)')
+    reasons = Counter(reason for reason in scan.skipped if reason)
+    for reason, count in sorted(reasons.items()):
+        found.append(
+            f'{count} of {len(scan.skipped)} patches were skipped (marked ?): {reason}')
     if facts.get('exclusion'):
         found.append(f'{facts["exclusion"]}: the network was not made for such scans')
     if facts.get('orientation_assumed'):
@@ -198,29 +233,26 @@ def find_warnings(scan):
     return found
 
 
-def _find_doubtful(scan):
-    """(patches mostly outside of the scan, patches that miss the spine), [k] bool."""
-    outside = scan.inside < _LEAST_INSIDE
-    return outside, ~outside & (scan.bone < _LEAST_BONE)
+def draw_findings(
+    scan, series, parts, *, operating_point, calibrated, patches_calibrated
+):
+    """The straightened spine from the side, patches that are findings boxed.
 
-
-def draw_findings(scan, series, parts, *, operating_point, calibrated):
-    """The straightened spine from the side, likely patches boxed.
-
-    All other patches have a tick and a small grey probability; '?' marks those that
-    miss the spine or the scan. Scales across and along are the same.
+    Those that are likely without being one have a thin blue box; others a tick and a
+    small grey probability, or '?' where they were skipped. Scales across and along are
+    the same.
 
     Args:
         scan: data.spines.Scan.
         series: probability of the patient.
-        parts: [k], of the patches.
-        operating_point, calibrated: of findings.
+        parts: [k], of the patches; NaN of those that were skipped.
+        operating_point, calibrated, patches_calibrated: of findings.
 
     Returns:
         uint8 RGB, at least 600 x 620.
     """
-    _, verdict, words = judge(series, operating_point)
-    boxed = choose_boxed(series, parts, operating_point)
+    _, verdict, words = judge(series, scan, operating_point)
+    boxed, likely = choose_patches(parts, verdict, operating_point)
     rows, columns = scan.side_view.shape
     down, right = scan.view_pitch_mm
     scale = _scale(scan)
@@ -231,19 +263,26 @@ def draw_findings(scan, series, parts, *, operating_point, calibrated):
     notes = [
         line for warning in find_warnings(scan)
         for line in textwrap.wrap(f'! {warning}', int((full - 2 * _EDGE) / 6.9))]
-    head = 92 + 18 * len(notes) + (10 if notes else 0)
+    told = words or 'no threshold was chosen'
+    if not calibrated:
+        told += '; probabilities are not calibrated'
+    elif not patches_calibrated:
+        told += '; those of patches are not calibrated'
+    told = textwrap.wrap(
+        told[:1].upper() + told[1:], int((full - 2 * _EDGE) / 8.8))
+    above_notes = 60 + 24 * len(told)
+    head = above_notes + 8 + 18 * len(notes) + (10 if notes else 0)
     foot = 54
     full_high = max(_LEAST_HIGH, head + high + foot)
     canvas = Image.new('RGB', (full, full_high), _BACK)
     draw = ImageDraw.Draw(canvas)
 
-    colour = _BOX if boxed.any() else _INK
+    colour = _BOX if verdict == ABOVE else _INK
     draw.text((_EDGE, 14), f'Vertebral fracture: {series:.2f}', colour, big)
-    told = words or 'no threshold was chosen'
-    told += '' if calibrated else '; probabilities are not calibrated'
-    draw.text((_EDGE, 52), told[:1].upper() + told[1:], _INK, middle)
+    for number, line in enumerate(told):
+        draw.text((_EDGE, 52 + 24 * number), line, _INK, middle)
     for number, line in enumerate(notes):
-        draw.text((_EDGE, 84 + 18 * number), line, _AMBER, small)
+        draw.text((_EDGE, above_notes + 18 * number), line, _AMBER, small)
 
     left, top = _EDGE, head + (full_high - foot - head - high) // 2
     picture = Image.fromarray(scan.side_view).resize(
@@ -255,15 +294,18 @@ def draw_findings(scan, series, parts, *, operating_point, calibrated):
 
     front, back = (left + c * right * scale for c in scan.view_columns)
     edge = left + wide
-    doubtful = np.logical_or(*_find_doubtful(scan))
-    for i in np.argsort(boxed, kind='stable'):  # boxes above ticks
-        shown = f'{parts[i]:.2f}' + ' ?' * int(doubtful[i])
+    for i in np.argsort(2 * boxed + likely, kind='stable'):  # boxes above ticks
+        shown = '?' if scan.skipped[i] else f'{parts[i]:.2f}'
         upper, lower = (place(row) for row in scan.view_rows[i])
         centre = (upper + lower) / 2
         if boxed[i]:
             draw.rectangle((front, upper + 2, back, lower - 3), outline=_BOX, width=3)
             draw.line((back, centre, edge + 14, centre), _BOX, 1)
             draw.text((edge + 20, centre), shown, _BOX, big, anchor='lm')
+        elif likely[i]:
+            draw.rectangle((front, upper + 2, back, lower - 3), outline=_THIN)
+            draw.line((back, centre, edge + 10, centre), _THIN, 1)
+            draw.text((edge + 14, centre), shown, _THIN, middle, anchor='lm')
         else:
             draw.line((edge - 8, centre, edge + 8, centre), _GREY, 1)
             draw.text((edge + 14, centre), shown, _GREY, small, anchor='lm')
@@ -319,13 +361,15 @@ def write_dicom(file, record, finding, *, kinds, made_by):
         comments = [told['verdict_in_words'] or 'no threshold was chosen']
         if not told['calibrated']:
             comments.append('probabilities are not calibrated')
+        elif not told['patches_calibrated']:
+            comments.append('probabilities of patches are not calibrated')
         comments += told['warnings']
         written['report.dcm'] = dicom_writing.write_report(
             [dicom_writing.Place(
                 f'patch {i}', place['probability'], place['boxed'], scan.outline_mm[i])
-             for i, place in enumerate(told['patches'])],
+             for i, place in enumerate(told['patches']) if not place['doubtful']],
             origin, title=_TITLE, probability=finding.row['probability'],
-            called=_is_likely(finding.row['probability'], told['threshold']),
+            called=told['verdict'] == ABOVE,
             threshold=told['threshold'], made_by=made_by, comments=[
                 f'{words[:1].upper()}{words[1:]}.'
                 for words in (*comments, 'not a medical device')])

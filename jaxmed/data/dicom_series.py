@@ -2,7 +2,8 @@
 
 Headers come first, of all files; then one series is chosen, and only its pixels are
 decoded. Elements are read by `dicom.parse_header`, which checks every length. What is
-kept of them is technical: no name, date, UID or free text leaves this module.
+kept of them is technical: no name, date, UID or free text leaves this module. The hash
+of a series' UID does, by which who has the files finds it again.
 """
 
 import hashlib
@@ -154,6 +155,12 @@ def read_patient(path):
     except (OSError, dicom.Unread):
         return ''
     return _patient(header)
+
+
+def hide_series(header):
+    """The UID of a file's series -> 16 hex digits of its hash; '' of none."""
+    uid = header.text(_SERIES)
+    return uid and hashlib.sha256(f'series:{uid}'.encode()).hexdigest()[:16]
 
 
 def _patient(header):
@@ -662,6 +669,7 @@ def _build(series, where, max_voxels):
     thickness = first.number(_THICKNESS)
     facts = {
         'format': 'DICOM',
+        'series_hash': hide_series(first),
         # A kernel is letters and a number; nothing else is repeated.
         'kernel': kernel if re.fullmatch(
             r'[A-Za-z]{1,9}[+\d]{0,3}[a-z]?|[A-Z]_[A-Z]{4,8}_[A-Z]{1,2}', kernel)

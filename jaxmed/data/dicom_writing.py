@@ -5,10 +5,13 @@ files them; of a scan that was no DICOM they are a study of their own. They neve
 patient's name, id or dates, nor a burned-in name: those fields are empty, and whoever
 sends them on (a gateway, the archive) fills them in from the study.
 
-All UIDs follow from the scan and the networks that judged it, so that to predict once
-more makes the same instances and not further ones.
+All UIDs follow from the scan, the networks that judged it and what they found, and
+there is no time of day: to predict once more makes the same bytes, not further
+instances of the same finding. A report's Content Date, which must be there, is one that
+none was made on.
 """
 
+import hashlib
 import importlib.metadata
 import io
 import itertools
@@ -39,6 +42,7 @@ _CT = '1.2.840.10008.5.1.4.1.1.2'
 _START_BYTES = 1 << 17  # of a file: all that comes before its position, and more
 _SAME_PX = 0.5
 _LEAST_MATCHED = 0.9
+_NO_DAY, _NO_TIME = '19000101', '000000'
 
 
 class Origin(NamedTuple):
@@ -85,9 +89,9 @@ def make_uid(*words):
 def find_origin(file, *, content_id, affine, to_source, facts):
     """The series that a scan was read from; a study of its own where it has no UIDs.
 
-    The reader keeps no UIDs. Here headers are looked at once more, for the slices that
-    lie where the volume says; of several series there the one with its kernel, and
-    then with as many slices.
+    The reader keeps no UIDs. Here headers are looked at once more, for the slices of
+    the series whose hash it kept that lie where the volume says; where reconstructions
+    share a series, of the one with its kernel, and then with as many slices.
 
     Args:
         file: what volumes.read_volume was given.
@@ -109,6 +113,8 @@ def find_origin(file, *, content_id, affine, to_source, facts):
     for header in _headers(file):
         position = header.numbers(_POSITION)
         if header.text(_MODALITY).upper() != 'CT' or not position or len(position) != 3:
+            continue
+        if dicom_series.hide_series(header) != facts['series_hash']:
             continue
         k, j, i = (to_file @ [*position, 1])[:3]
         # Of slices that belong to it the outermost voxel of the file is there.
@@ -163,10 +169,7 @@ def write_capture(picture, origin, *, title, pixel_mm, orientation, made_by):
     )
     image.SeriesDescription, image.BodyPartExamined = title, 'SPINE'
     image.BurnedInAnnotation = 'NO'
-    image.PatientIdentityRemoved = 'YES'
-    image.DeidentificationMethod = 'No identity is read or written'
-    _name_maker(image)
-    return _encode(image)
+    return _finish(image, 'sc', origin, made_by)
 
 
 def write_report(
@@ -260,10 +263,7 @@ def write_report(
            if k != 'study_instance_uid'},
     )
     report.SeriesDescription = title
-    report.PatientIdentityRemoved = 'YES'
-    report.DeidentificationMethod = 'No identity is read or written'
-    _name_maker(report)
-    return _encode(report)
+    return _finish(report, 'sr', origin, made_by)
 
 
 # What an archive or gateway fills in: they must be there, and may be empty.
@@ -284,13 +284,30 @@ def _common(kind, origin, made_by):
         study_instance_uid=origin.study,
         series_instance_uid=make_uid(origin.key, made_by, kind, 'series'),
         series_number=_SERIES_NUMBERS[kind],
+        # Until all that it holds is known, see _finish.
         sop_instance_uid=make_uid(origin.key, made_by, kind), instance_number=1,
         manufacturer=_MAKER)
 
 
-def _name_maker(dataset):
+def _finish(dataset, kind, origin, made_by):
+    """bytes of a file whose instance UID no other content has."""
     dataset.ManufacturerModelName = _MAKER
     dataset.SoftwareVersions = _version()
+    if not origin.series:  # else its study's UID leads to the patient
+        dataset.PatientIdentityRemoved = 'YES'
+        dataset.DeidentificationMethod = 'No identity is read or written'
+    dataset.walk(_forget_time)
+    if kind == 'sr':
+        dataset.ContentDate, dataset.ContentTime = _NO_DAY, _NO_TIME
+    digest = hashlib.sha256(_encode(dataset)).hexdigest()
+    dataset.SOPInstanceUID = make_uid(origin.key, made_by, kind, digest)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    return _encode(dataset)
+
+
+def _forget_time(dataset, element):
+    if element.VR in ('DA', 'TM', 'DT') and element.value:
+        del dataset[element.tag]
 
 
 def _version():

@@ -70,7 +70,7 @@ def by_class(source, class_of):
         List of lists of places, by class.
 
     Raises:
-        ConfigError: no class_of, or no record's class is known.
+        ConfigError: no class_of, or fewer than two classes are there.
     """
     if class_of is None:
         raise ConfigError('data.sampling', 'balanced needs one class per example')
@@ -78,8 +78,11 @@ def by_class(source, class_of):
     for place in range(len(source)):
         groups.setdefault(class_of(source[place]), []).append(place)
     groups.pop(None, None)
-    if not groups:
-        raise ConfigError('data.sampling', 'balanced, but no class is known')
+    if len(groups) < 2:
+        found = f'all known are {next(iter(groups))}' if groups else 'none is known'
+        raise ConfigError(
+            'data.sampling', f'balanced batches need two classes, but {found}: prepare '
+            'more cases, or take uniform')
     return [groups[number] for number in sorted(groups)]
 
 

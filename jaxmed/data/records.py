@@ -62,15 +62,19 @@ def parse_fractions(text):
         fractions = tuple(float(part) for part in text.split(','))
     except ValueError:
         raise RecordError('--splits', f'not three numbers: {text!r}') from None
+    return check_fractions(fractions, where='--splits')
+
+
+def check_fractions(fractions, *, where):
+    """The shares, if they are three that add up to 1; `where` names them."""
     # Written so that NaN fails: it passes no comparison.
     if not (
         len(fractions) == 3 and all(f >= 0 for f in fractions)
         and abs(sum(fractions) - 1) < 1e-6
     ):
+        text = ','.join(map(str, fractions))
         raise RecordError(
-            '--splits',
-            f'three shares >= 0 that add up to 1 are needed: {text!r}',
-        )
+            where, f'three shares >= 0 that add up to 1 are needed: {text!r}')
     return fractions
 
 

@@ -3,6 +3,8 @@
 import itertools
 import logging
 import math
+from collections import Counter
+from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
 import numpy as np
@@ -28,6 +30,14 @@ LEVELS = {
 # side of it. See column.Box; 2 mm are left for the path's error.
 BODIES_MM, BODIES_HALF_MM = (-50.0, -3.0), 32.0
 _BONE_HU = 250
+
+# Least share of that region that was scanned, and of it that is bone: else a patch is
+# no view of the spine, and what a network says of it would speak for the patient. Of
+# the few real scans here, spines have 2.4% of bone (osteoporotic, 3 mm voxels) and
+# more, what is cut before the sacrum 0.7%, and below or beside the spine 0 to 0.1%.
+_LEAST_INSIDE, _LEAST_BONE = 0.5, 0.01
+OUTSIDE = 'mostly outside of the scanned field'
+BONELESS = 'hardly any bone where vertebral bodies should be'
 
 # The picture from the side: the mean of a few millimetres of its depth.
 _VIEW = column.Box(front_mm=80.0, back_mm=60.0, half_width_mm=1.25)
@@ -58,8 +68,12 @@ class Scan(NamedTuple):
     patch: Region  # what the network saw of it, but for its context
     bodies: Region  # its part where vertebral bodies lie
     outline_mm: np.ndarray  # float64 [k, 4, 3]: LPS of that part, seen from the side
+    position: np.ndarray  # float32 [k], see make_record
+    z_mm: np.ndarray  # float64 [k, 2], LPS: least and greatest, without context
     inside: np.ndarray  # float64 [k], share of the bodies' region that was scanned
     bone: np.ndarray  # float64 [k], share of the bodies' region that is bone
+    skipped: tuple[str, ...]  # k: '' or why no network should judge it
+    judged_mm: float  # of the spine, along it: in patches that aren't skipped
     side_view: np.ndarray  # uint8 [N, Y]: straightened, head up, front on the left
     view_pitch_mm: tuple[float, float]  # of its pixels
     view_rows: np.ndarray  # float64 [k, 2]: edges of each patch in it
@@ -94,12 +108,14 @@ def read(
         Record, see make_record.
 
     Returns:
-        dict, for the manifest: `found` of cohorts.Cohort, and 'unprocessable_targets',
-        whether these have a fracture, None where unknown.
+        dict, for the manifest: `found` of cohorts.Cohort, where scans that show none
+        of their heights are 'excluded'; 'unprocessable_targets', whether these have a
+        fracture, None where unknown; and 'outside', case id -> the heights that are
+        left out since other ones of the scan are in it.
 
     Raises:
         RecordError: the table lacks a column or has no rows, a value is none, rows of a
-            series contradict each other, a height or series is not there.
+            series contradict each other, a series is not there.
         ImageError: no scans in `source`.
     """
     cohort = Cohort(source, read=read_volume)
@@ -108,6 +124,7 @@ def read(
         for case_id, rows in cohort.group(labels, columns=('fracture',)).items()
     }
     unprocessable = cohort.found['unprocessable_targets'] = {}
+    left_out = cohort.found['outside'] = {}
     for case_id, (fracture, vertebrae) in table.items():
         volume = cohort.read(case_id)
         record = volume and cohort.attempt(case_id, lambda: make_record(
@@ -119,9 +136,28 @@ def read(
             if case_id in cohort.found['unprocessable']:
                 unprocessable[case_id] = None if math.isnan(fracture) else fracture
             continue
+        # Labels of a whole spine beside a scan of a part of it are no mistake.
+        shown = {line: vertebra for line, vertebra in vertebrae.items()
+                 if _holding(record, vertebra.z_mm).any()}
+        outside = ', '.join(
+            f'z_mm {vertebra.z_mm:g} (line {line})'
+            for line, vertebra in vertebrae.items() if line not in shown)
+        if outside:
+            words = f'{outside} of {Path(labels).name}: not in the scan'
+            LOG.warning('%s: %s%s', case_id, '' if shown else 'left out, ', words)
+            # Where none is, heights may be wrong, so 'sound' would be a guess.
+            (left_out if shown else cohort.found['excluded'])[case_id] = words
+            if not shown:
+                continue
         yield record | label_patches(
-            record, vertebrae, fracture=fracture, where=labels)
+            record, shown.values(), fracture=fracture, where=labels)
     return cohort.found
+
+
+def _holding(record, z_mm):
+    """The patches that a height lies in, bool [K]."""
+    low_mm, high_mm = record['span_mm'].min(axis=1), record['span_mm'].max(axis=1)
+    return (record['patch_mask'] > 0) & (low_mm <= z_mm) & (z_mm <= high_mm)
 
 
 def make_record(
@@ -181,18 +217,51 @@ def make_record(
 
 
 def read_scan(file, *, case_id, read_volume, find_cord, cut):
-    """A scan to predict: the record of make_record, and `scan`, of describe_scan.
+    """A scan to predict: the record of skip_patches, with `scan`.
 
     Args:
         file: of volumes.find_scans.
         case_id: str.
         read_volume, find_cord: of read.
         cut: keywords of make_record: box, height_mm and so on.
+
+    Raises:
+        ImageError: it can't be read, has no spine or too long a one, or the path that
+            was found misses the spine everywhere.
     """
     volume = read_volume(file)
     cord = find_cord(volume, case_id)
     record = make_record(volume, cord, case_id=case_id, **cut)
-    return record | {'scan': describe_scan(record, volume, cord)}
+    return skip_patches(record, describe_scan(record, volume, cord))
+
+
+def skip_patches(record, scan):
+    """A record of which a network sees only those patches that show the spine.
+
+    Args:
+        record: of make_record.
+        scan: of describe_scan.
+
+    Returns:
+        The record with `scan`. Patches that `scan` skips are fillers: not in
+        patch_mask, and behind the others, which keep their order.
+
+    Raises:
+        ImageError: no patch is left.
+    """
+    bad = np.array([bool(reason) for reason in scan.skipped])
+    if bad.all():
+        reasons = ', '.join(
+            f'{count} {reason}' for reason, count in Counter(scan.skipped).items())
+        raise ImageError(record['case_id'], f'no patch shows the spine: {reasons}')
+    order = np.argsort(bad, kind='stable')
+    first = np.arange(len(bad)) < len(bad) - bad.sum()
+    moved = {}
+    for name in ('inputs', 'patch_mask', 'position', 'span_mm', 'first_mm'):
+        moved[name] = record[name].copy()
+        moved[name][:len(bad)] = record[name][order]
+    moved['patch_mask'][:len(bad)] = first
+    return record | moved | {'scan': scan}
 
 
 def describe_scan(record, volume, cord):
@@ -229,13 +298,33 @@ def describe_scan(record, volume, cord):
         volume.volume_hu, frame, box=_VIEW, pixel_mm=_VIEW_PIXEL_MM)
     down, right = straight.pitch_mm[:2].astype(float)
     ends = record['first_mm'][:count, :1].astype(float) + rows_mm
+    view_rows = np.clip(ends / down, 0, len(straight.values_hu))
+    bone = bone.mean(axis=(1, 2, 3))
+    skipped = tuple(map(_why_skip, inside, bone))
+    judged = [i for i in range(count) if not skipped[i]]
     return Scan(
-        patch, bodies, _outline(frame, volume, ends), inside,
-        bone.mean(axis=(1, 2, 3)), _to_grey(straight.values_hu.mean(axis=2)),
-        (down, right), np.clip(ends / down, 0, len(straight.values_hu)),
+        patch, bodies, _outline(frame, volume, ends), record['position'][:count],
+        np.sort(record['span_mm'][:count].astype(float), axis=1), inside, bone, skipped,
+        _length(view_rows[judged] * down), _to_grey(straight.values_hu.mean(axis=2)),
+        (down, right), view_rows,
         tuple(float(side - straight.first_mm[1]) / right for side in BODIES_MM),
         volume.affine, volume.to_source, _describe_cord(cord, volume.spacing_mm[0]),
         dict(volume.facts))
+
+
+def _why_skip(inside, bone):
+    if inside < _LEAST_INSIDE:
+        return OUTSIDE
+    return BONELESS if bone < _LEAST_BONE else ''
+
+
+def _length(spans):
+    """Of the union of spans [n, 2]: neighbours may overlap."""
+    total, end = 0.0, -math.inf
+    for low, high in sorted(spans.tolist()):
+        total += max(high - max(low, end), 0.0)
+        end = max(high, end)
+    return total
 
 
 def _to_grey(values_hu):
@@ -324,13 +413,13 @@ def label_patches(record, vertebrae, *, fracture, where):
         RecordError: a fractured vertebra lies in no patch.
     """
     real = record['patch_mask'] > 0
-    low_mm, high_mm = record['span_mm'].min(axis=1), record['span_mm'].max(axis=1)
+    middle_mm = record['span_mm'].mean(axis=1)
     known = fracture == 0 or any(vertebra.fractured for vertebra in vertebrae)
     broken = np.where(real & known, 0, np.nan).astype(np.float32)
     grade, level = broken.copy(), np.full_like(broken, np.nan)
     nearest_mm = np.full(len(real), np.inf)
     for vertebra in vertebrae:
-        inside = real & (low_mm <= vertebra.z_mm) & (vertebra.z_mm <= high_mm)
+        inside = _holding(record, vertebra.z_mm)
         if vertebra.fractured and not inside.any():
             raise RecordError(where, f'z_mm {vertebra.z_mm} is not in the scan '
                               f'{record["case_id"]}')
@@ -338,7 +427,7 @@ def label_patches(record, vertebrae, *, fracture, where):
             broken[inside] = 1
             # NaN, once there, stays: the patch's highest grade is not known.
             grade[inside] = np.maximum(grade[inside], vertebra.grade)
-        away_mm = np.abs((low_mm + high_mm) / 2 - vertebra.z_mm)
+        away_mm = np.abs(middle_mm - vertebra.z_mm)
         closer = inside & (away_mm < nearest_mm)
         nearest_mm[closer], level[closer] = away_mm[closer], vertebra.level
     return {
@@ -348,8 +437,8 @@ def label_patches(record, vertebrae, *, fracture, where):
 
 
 def _settle(table, rows):
-    """(fracture or NaN, its fractured vertebrae) of the rows of one series."""
-    known, vertebrae = {}, []
+    """(fracture or NaN, line -> fractured vertebra) of the rows of one series."""
+    known, vertebrae = {}, {}
     for line, row in rows:
         try:
             if row['fracture']:
@@ -366,7 +455,7 @@ def _settle(table, rows):
         if level and level not in LEVELS:
             raise RecordError(table, f'line {line}: level {level!r} is no vertebra')
         if not math.isnan(z_mm):
-            vertebrae.append(Vertebra(z_mm, True, grade, LEVELS.get(level, math.nan)))
+            vertebrae[line] = Vertebra(z_mm, True, grade, LEVELS.get(level, math.nan))
         elif row.get('grade') or level:
             raise RecordError(table, f'line {line}: grade or level without z_mm')
         if len(known) > 1 or known.keys() == {0.0} and vertebrae:

@@ -16,7 +16,7 @@ from jaxmed.models.layers3d import (
     max_pool,
 )
 
-REPRESENTATIONS = ('flatten', 'mean', 'max')
+REPRESENTATIONS = ('flatten', 'rows', 'mean', 'max')
 SEQUENCES = ('none', 'max', 'lstm', 'bilstm')
 AGGREGATIONS = ('max', 'smoothed_max', 'mean', 'lstm', 'bilstm', 'attention')
 INITIALISATIONS = {
@@ -40,7 +40,8 @@ class PatchSequence(nn.Module):
 
     The paper's F_rep is blocks of `convolutions` 3x3x3 convolutions (ReLU, 'SAME') and
     2x2x2 max pooling, of 8, 16 and 32 features, that give z_i of patch i; `position`
-    appends its place along the spine.
+    appends its place along the spine, and with a `projection` a dense layer (ReLU)
+    makes z_i of both.
 
     F_seq makes h_i of the z_i, and the patch logits s_i = w h_i + b:
         none      h_i = z_i.
@@ -74,15 +75,22 @@ class PatchSequence(nn.Module):
         batch_norm: whether a norm stands between convolution and ReLU.
         standardised: whether kernels are, see layers3d.Conv3D; without batch_norm.
         representation: what becomes of the last block: 'flatten' (fits one size of
-            patches), or the 'mean' or 'max' over its voxels.
+            patches); the maximum of each of its 'rows', so that what is seen of one
+            vertebra isn't mixed with its neighbours'; or the 'mean' or 'max' over all
+            voxels.
         position: whether z_i ends with the patch's relative position.
+        projection: units of that dense layer; 0 for none.
         sequence: F_seq, one of SEQUENCES.
+        residual: whether h_i is [the state of the LSTM, z_i].
         aggregation: F_agg, one of AGGREGATIONS.
         window: patches that the filter of 'max' and 'smoothed_max' covers; odd.
         hidden: units of each LSTM and direction, and of the attention.
         dropout: share of each z_i dropped, in [0, 1).
         initialisation: of kernels, one of INITIALISATIONS; LSTM states are mixed by
             orthogonal matrices, biases start zero (an LSTM's forget gate at one).
+        first_logit: bias of the patch logits before training. Few patches are
+            fractured, and from 0 it takes hundreds of updates to learn just that
+            (Lin et al. 2017, section 3.3: -4.6).
         dtype: what layers compute in; parameters, statistics, LSTM states and logits
             are float32.
         axis_name: mapped axis over whose devices a batch is spread; None if there is
@@ -97,12 +105,15 @@ class PatchSequence(nn.Module):
     standardised: bool
     representation: str
     position: bool
+    projection: int
     sequence: str
+    residual: bool
     aggregation: str
     window: int
     hidden: int
     dropout: float
     initialisation: str
+    first_logit: float
     dtype: Any
     axis_name: str | None
 
@@ -124,6 +135,8 @@ class PatchSequence(nn.Module):
         if self.position:
             place = inputs['position'][..., None].astype(features.dtype)
             features = jnp.concatenate([features, place], axis=-1)
+        if self.projection:
+            features = nn.relu(self._dense(self.projection, 'projection')(features))
 
         # Fillers go behind, so that neighbours are neighbours.
         order = jnp.argsort(~mask, axis=1, stable=True)
@@ -134,8 +147,14 @@ class PatchSequence(nn.Module):
         features = dropout(features, train=train)
 
         if self.sequence in _DIRECTIONS:
-            features, _ = self._lstm(self.sequence, 'sequence')(features, mask)
-        logits = self._dense(1, 'patch_logits')(features)[..., 0].astype(jnp.float32)
+            states, _ = self._lstm(self.sequence, 'sequence')(features, mask)
+            if self.residual:
+                states = jnp.concatenate([states, features], axis=-1)
+            features = states
+        logits = nn.Dense(
+            1, dtype=self.dtype, kernel_init=self._init,
+            bias_init=nn.initializers.constant(self.first_logit), name='patch_logits',
+        )(features)[..., 0].astype(jnp.float32)
         if self.sequence == 'max':
             logits = max_filter(logits, mask, window=self.window)
         series = self._aggregate(features, logits, mask)
@@ -157,6 +176,9 @@ class PatchSequence(nn.Module):
                 raise ConfigError(name, f'{value!r} is none of {", ".join(choices)}')
         if self.window < 1 or self.window % 2 == 0:
             raise ConfigError('window', f'must be odd and positive, got {self.window}')
+        if self.projection < 0:
+            raise ConfigError(
+                'projection', f'must not be negative, got {self.projection}')
         if not self.spread > 0:
             raise ConfigError('spread', f'must be positive, got {self.spread}')
         if self.standardised and self.batch_norm:
@@ -198,7 +220,9 @@ class PatchSequence(nn.Module):
                 if number == self.convolutions:
                     x = max_pool(x)  # before ReLU, the same after: an eighth to do
                 x = nn.relu(x)
-        if self.representation == 'mean':
+        if self.representation == 'rows':
+            x = x.max((2, 3))
+        elif self.representation == 'mean':
             x = x.mean((1, 2, 3))
         elif self.representation == 'max':
             x = x.max((1, 2, 3))

@@ -45,8 +45,8 @@ def sections(
         cases: rows of the measured split, see classification.fractures; beside its
             columns 'position', 'grade' and 'level' [N, K], 'slice_mm' [N] and
             'case_id'. Probabilities are those a user is given.
-        valid_cases: rows of the tuning split, on which thresholds are chosen; None
-            takes those kept with a single run.
+        valid_cases: rows of the tuning split, on which thresholds are chosen where
+            none are kept with the runs; or None.
         found: what launch.prepare counted, {} if nothing: 'scans'; 'excluded' and
             'unprocessable', case id -> reason; perhaps 'unprocessable_targets', case
             id -> 0, 1 or None.
@@ -59,38 +59,48 @@ def sections(
         list of report.Section.
     """
     del probe_cases, changed, picture
-    thresholds, chosen_on = _thresholds(cases, valid_cases, calibrations)
+    kept = (
+        calibrations[0] if len(calibrations) == 1
+        else fractures.calibrate_together(calibrations)) or {}
+    thresholds, chosen_on = _thresholds(cases, valid_cases, calibrations, kept)
     options = dict(resamples=resamples, seed=0)
     return [
         _operating_points(cases, thresholds, chosen_on, external, options),
         _curves(cases, thresholds),
-        _calibration(cases, calibrations, options),
+        _calibration(cases, calibrations, kept, options),
         _patches(cases, thresholds, options),
         fracture_groups.make_section(cases, thresholds, chosen_on=chosen_on),
         _outcomes(cases, thresholds, found),
     ]
 
 
-def _thresholds(cases, valid_cases, calibrations):
+def _thresholds(cases, valid_cases, calibrations, kept):
     """(thresholds, a sentence that says where they come from)."""
-    if valid_cases is not None:
-        chosen = _of_tuning(fractures.choose_thresholds(valid_cases))
-        text = f'Thresholds are chosen on {number_of(chosen["scans"], "tuning scan")}'
-        shared = np.isin(cases['case_id'], valid_cases['case_id'])
-        if shared.any():
-            return chosen, (
-                f'{text}, {"which" if shared.all() else "some of which"} are measured '
-                'here: sensitivity and specificity promise too much.')
-        return chosen, f'{text} and measured on others: aims need not be reached.'
-    if len(calibrations) == 1 and 'thresholds' in calibrations[0]:
-        return _of_tuning(calibrations[0]['thresholds']), (
-            'Thresholds are those kept with the run, chosen on its tuning scans.')
-    why = (
-        'these runs share no tuning scans to choose one on' if len(calibrations) > 1
-        else 'there are no tuning scans to choose one on')
-    return dict.fromkeys((*RULES, 'patch')) | {
-        'reason': why, 'patch_reason': why, 'aims': {}, 'scans': 0,
-    }, ''
+    if 'thresholds' in kept:  # what prediction judges by is what is measured
+        chosen = kept['thresholds']
+        tuning = calibrations[0].get('tuning', {}).get('case_id', [])
+        text = 'Thresholds are those that prediction uses, chosen on'
+    elif valid_cases is not None:
+        chosen = fractures.choose_thresholds(valid_cases)
+        tuning = valid_cases['case_id']
+        text = 'Thresholds are chosen on'
+    else:
+        why = 'there are no tuning scans to choose one on'
+        if len(calibrations) > 1:
+            why = 'these runs share no tuning scans to choose one on' if all(
+                'tuning' in values for values in calibrations
+            ) else 'nothing was fitted to tuning scans with some of these runs'
+        return dict.fromkeys((*RULES, 'patch')) | {
+            'reason': why, 'patch_reason': why, 'aims': {}, 'scans': 0,
+        }, ''
+    text += f' {number_of(chosen["scans"], "tuning scan")}'
+    shared = np.isin(cases['case_id'], tuning)
+    if shared.any():
+        text += (f', {"which" if shared.all() else "some of which"} are measured here: '
+                 'sensitivity and specificity promise too much.')
+    else:
+        text += ' and measured on others: aims need not be reached.'
+    return _of_tuning(chosen), text
 
 
 def _of_tuning(chosen):
@@ -142,8 +152,8 @@ def _operating_points(cases, thresholds, chosen_on, external, options):
         Table('', ['AUC of scans', 'DeLong', 'Bootstrap over patients'], [[
             'This model', exact, resampled | {'reason': exact['reason']}]],
             'DeLong\'s interval is symmetric in the logit, so it stays within 0 and 1; '
-            'at an AUC of 1, where neither it nor the bootstrap has any width, it is '
-            'Newcombe\'s.'),
+            'where it has no width (at an AUC of 1, or with equal scores for all) it '
+            'is Newcombe\'s.'),
         Table('At a threshold', ['Chosen for', 'Threshold', 'Sensitivity',
                                  'Specificity', 'PPV', 'NPV'], points,
               'PPV and NPV hold where fractures are as frequent as here. ' + WILSON),
@@ -212,14 +222,13 @@ def _of_scans(figure):
         caption=figure.caption.replace('images', 'scans'))
 
 
-def _calibration(cases, calibrations, options):
+def _calibration(cases, calibrations, kept, options):
     rows = {name: np.asarray(cases[name], float) for name in ('probability', 'targets')}
     versions = {'As given': rows}
-    if len(calibrations) == 1 and calibrations[0].get('scale') is not None and (
-            (calibrations[0]['scale'], calibrations[0]['offset']) != (1.0, 0.0)):
+    if kept and (kept['scale'], kept['offset']) != (1.0, 0.0):
         versions = {'Before scaling': rows | {'probability': platt.undo(
-            rows['probability'], scale=calibrations[0]['scale'],
-            offset=calibrations[0]['offset'])}, 'As given': rows}
+            rows['probability'], scale=kept['scale'], offset=kept['offset'])},
+            'As given': rows}
     scores_of = {
         'Calibration error': calibration.expected_calibration_error,
         'Brier score': calibration.brier, 'Log loss, nats': calibration.log_loss}
@@ -252,34 +261,49 @@ def _calibration(cases, calibrations, options):
     return Section(
         'Calibration',
         'Of the scans given a probability of 0.8, have 8 in 10 a fracture? '
-        + _scaling_text(calibrations),
+        + _scaling_text(calibrations, kept),
         tables=[Table('', ['Measure', *versions], table, (
             f'Calibration error: mean gap over {calibration.BINS} bins of equally many '
             'scans. Lower is better in every row. 95% intervals over patients. In the '
             'diagrams, dots on the dashed line are calibrated; bars are 95% Wilson '
             'intervals; below, how often each probability is given.' + (
-                ' Before scaling: undone from the mean over views.'
+                f' Before scaling: undone from the mean over '
+                f'{"views" if len(calibrations) == 1 else "runs and views"}.'
                 if len(versions) > 1 else '')))],
         figures=[figure for figure in drawn if figure is not None])
 
 
-def _scaling_text(calibrations):
+def _scaling_text(calibrations, kept):
     fitted = [values for values in calibrations if values.get('scale') is not None]
     if not fitted:
         return 'The probabilities are not scaled: nothing was fitted to tuning scans.'
     reasons = sorted({values['reason'] for values in fitted if values.get('reason')})
-    shown = '; '.join(
-        f'multiplied by {values["scale"]:.2f}, then {values["offset"]:+.2f}'
-        for values in fitted if not values.get('reason'))
+    shown = '; '.join(map(_words, (v for v in fitted if not v.get('reason'))))
     text = shown and (
         f'The network\'s logit is scaled, as fitted to tuning scans: {shown}.')
     if len(fitted) > 1:
+        text += ' Each run is scaled by its own values; '
         text += (
-            ' Each run is scaled by its own values; the mean of calibrated runs is '
-            'often not sure enough.')
+            f'the logit of their mean is once more {_words(kept)}.'
+            if kept and not kept['reason'] else
+            'the mean of calibrated runs is often not sure enough.')
     if reasons:
         text += f' Left as it was, with nothing to fit to: {"; ".join(reasons)}.'
+    patches = kept.get('patches', {'reason': 'nothing was fitted to them'})
+    if patches['reason']:
+        text += (' Probabilities of patches are not calibrated: '
+                 f'{patches["reason"]}.')
+    elif kept['by_maximum']:
+        text += ' Patches are scaled as their scan is, the highest of them.'
+    else:
+        text += (' Patches have a scaling of their own, fitted to those whose label is '
+                 f'known: {_words(patches)}.')
     return text.strip()
+
+
+def _words(scaling):
+    return (f'multiplied by {scaling["scale"]:.2f}, then '
+            f'{scaling["offset"]:+.2f}')
 
 
 def _patches(cases, thresholds, options):
@@ -381,7 +405,7 @@ def _outcomes(cases, thresholds, found):
     rows = [
         ['Handed in', f'{found["scans"]:,}', None],
         ['Processed', f'{processed:,}', _percent(processed, found['scans'])],
-        ['Left out: a kind of scan the task is not for', f'{len(excluded):,}',
+        ['Left out: no scan for this task, or its labels misfit', f'{len(excluded):,}',
          _percent(len(excluded), found['scans'])],
         ['Unprocessable', f'{len(failed):,}', _percent(len(failed), found['scans'])],
     ]

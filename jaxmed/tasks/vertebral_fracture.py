@@ -33,8 +33,8 @@ MOST_PATCHES = 96  # of a scan that is predicted: 3 m of 32 mm each
 def make(
     *, detector, model, dtype, box_mm, height_mm, context_mm, patch_shape, pixel_mm,
     num_patches, network_shape, window_centre_hu, window_width_hu, patch_weight, mirror,
-    upend, turn_deg, zoom, light, max_voxels, memory_mib, read_seconds, min_slices,
-    phantom_off_mm, min_grade, axis_name=None,
+    upend, turn_deg, zoom, shift_mm, slab, light, max_voxels, memory_mib, read_seconds,
+    min_slices, phantom_off_mm, min_grade, axis_name=None,
 ) -> Task:
     """Builds the task. Keywords only, no defaults: the config states them all.
 
@@ -51,8 +51,8 @@ def make(
             networks of several sizes can be trained on the same records; () for none.
         window_centre_hu, window_width_hu: HU that become [0, 1] (370 and 840).
         patch_weight: lambda of the paper's loss.
-        mirror, upend, turn_deg, zoom, light: of ct.augmentation; 0 or False leaves one
-            out.
+        mirror, upend, turn_deg, zoom, shift_mm, slab, light: of ct.augmentation; 0 or
+            False leaves one out.
         max_voxels, memory_mib, read_seconds, min_slices: limits of a scan, see
             volumes.read_volume.
         phantom_off_mm: of phantoms.spines.
@@ -85,11 +85,13 @@ def make(
     if len(seen) != 3 or min(seen) < 1:
         raise ConfigError('task.network_shape', f'{network_shape!r}: three, or ()')
     steps = [augmentation.mirror] * mirror + [augmentation.upend] * upend
-    if turn_deg or zoom:
-        steps.append(augmentation.make_turn(
-            turn_deg=turn_deg, zoom=zoom, pitch_mm=(
+    if turn_deg or zoom or shift_mm:
+        steps.append(augmentation.make_move(
+            turn_deg=turn_deg, zoom=zoom, shift_mm=shift_mm, pitch_mm=(
                 (height_mm + 2 * context_mm) / seen[0],
                 (box.front_mm + box.back_mm) / seen[1])))
+    if slab:
+        steps.append(augmentation.make_slab(strength=slab))
     if light:
         steps.append(augmentation.make_light(strength=light))
     task = Task(
@@ -131,37 +133,61 @@ def make(
         baselines={},
         render=render,
         infer=infer,
-        findings=partial(fractures.findings, operating_point=None, calibrated=False),
+        findings=None,  # of the calibration, too
         reading=dict(cut, num_patches=None),
         sections=fracture_sections.sections,
-        calibrate=operation.calibrate,
         page=fractures.PAGE,
         dicom=fractures.write_dicom,
     )
-    return _calibrated(task, scale=1.0, offset=0.0)
+    return _operated(_calibrated(task, scale=1.0, offset=0.0), None)
 
 
-def _calibrated(task, *, scale, offset):
+def _calibrated(task, *, scale, offset, patches=operation.UNSCALED):
+    scaling = {'scale': scale, 'offset': offset, 'patches': patches}
     task = task._replace(
-        probabilities=partial(operation.probabilities, scale=scale, offset=offset))
+        probabilities=partial(operation.probabilities, **scaling),
+        calibrate=partial(
+            operation.calibrate, by_maximum=task.model.aggregation == 'max'))
     return task._replace(
         calibrated=lambda values: _operated(
-            _calibrated(
-                task, scale=float(values['scale']), offset=float(values['offset'])),
-            values['thresholds'], calibrated=not values['reason']),
-        # One that is calibrated speaks for all; their mean has thresholds of its own.
-        together=lambda calibrations: _operated(
-            task, operation.choose_together(calibrations), calibrated=all(
-                values and not values['reason'] for values in calibrations)),
+            _calibrated(task, **_read_scaling(values)), values),
+        together=lambda calibrations: _together(
+            task, operation.calibrate_together(calibrations)),
     )
 
 
-def _operated(task, thresholds, *, calibrated):
-    """The task with a verdict, if there are thresholds."""
-    point = thresholds and fractures.make_operating_point(
-        thresholds, rule='specificity')
+def _read_scaling(values):
+    # Without a word of patches, these are left as they are.
+    patches = values.get('patches', operation.UNSCALED)
+    return {name: float(values[name]) for name in ('scale', 'offset')} | {
+        'patches': {name: float(patches[name]) for name in ('scale', 'offset')}}
+
+
+def _together(task, values):
+    """The first of several members, to whom their mean is scaled once more.
+
+    Args:
+        task: calibrated by itself.
+        values: of classification.fractures.calibrate_together, None for none.
+    """
+    if values is None:
+        return _operated(task, None)
+    rescale = partial(operation.rescale, **_read_scaling(values))
+    return _operated(task._replace(
+        rows=lambda means, batch: task.rows(rescale(means), batch),
+        infer=lambda apply, *record, **options: task.infer(
+            lambda batch: rescale(apply(batch)), *record, **options),
+    ), values)
+
+
+def _operated(task, values):
+    """The task with a verdict, if thresholds were chosen; `values` None: none were."""
+    point = values and fractures.make_operating_point(
+        values['thresholds'], rule='specificity')
     return task._replace(findings=partial(
-        fractures.findings, operating_point=point, calibrated=calibrated))
+        fractures.findings, operating_point=point,
+        calibrated=values is not None and not values['reason'],
+        patches_calibrated=(values or {}).get('patches', {}).get('reason') == ''))
 
 
 def find_path(volume, case_id, *, detector):

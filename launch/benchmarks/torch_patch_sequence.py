@@ -89,11 +89,16 @@ def build(model, *, patch_shape, channels):
             if representation == 'flatten':
                 for pixels in patch_shape:
                     width *= pixels // side
+            elif representation == 'rows':
+                width *= patch_shape[0] // side
             width += model['position']
+            if model['projection']:
+                self.projection = nn.Linear(width, model['projection'])
+                width = model['projection']
             self.dropout = nn.Dropout(model['dropout'])
             if sequence in _DIRECTIONS:
                 self.sequence = make_lstm(sequence, width)
-                width = hidden * _DIRECTIONS[sequence]
+                width = hidden * _DIRECTIONS[sequence] + width * model['residual']
             self.patch_logits = nn.Linear(width, 1)
             width += 1
             if aggregation in _DIRECTIONS:
@@ -110,6 +115,8 @@ def build(model, *, patch_shape, channels):
             if representation == 'flatten':
                 # Features last, as jaxmed has them: weights fit as they are.
                 x = x.permute(0, 2, 3, 4, 1).flatten(1)
+            elif representation == 'rows':
+                x = x.amax((3, 4)).swapaxes(1, 2).flatten(1)
             elif representation == 'mean':
                 x = x.mean((2, 3, 4))
             else:
@@ -117,9 +124,12 @@ def build(model, *, patch_shape, channels):
             x = x.view(*mask.shape, -1)
             if model['position']:
                 x = torch.cat([x, position[..., None].to(x.dtype)], -1)
+            if model['projection']:
+                x = torch.relu(self.projection(x))
             x = self.dropout(x.masked_fill(~mask[..., None], 0))
             if sequence in _DIRECTIONS:
-                x, _ = read(self.sequence, x, mask)
+                states, _ = read(self.sequence, x, mask)
+                x = torch.cat([states, x], -1) if model['residual'] else states
             logits = self.patch_logits(x)[..., 0].float()
             if sequence == 'max':
                 logits = neighbours(

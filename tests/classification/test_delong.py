@@ -136,6 +136,19 @@ def test_a_perfect_area_has_an_interval_of_some_width():
     assert worst.high == pytest.approx(1 - few.low)
 
 
+def test_a_model_that_says_the_same_of_all_is_not_sure_of_its_area():
+    truth = np.arange(60) >= 40
+    area = delong.measure_auc(np.full(60, 0.3), truth)
+    assert area.value == 0.5 and area.deviation < 1e-12
+    for t in (area.low, area.high):  # 1/2 - t = -+1.96 sqrt(v(t)), v of 20 and 40 cases
+        variance = t * (1 - t) / 800 * (1 + 29 * ((1 - t) / (2 - t) + t / (1 + t)))
+        assert abs(0.5 - t) == pytest.approx(1.959964 * math.sqrt(variance))
+    assert area.low == pytest.approx(1 - area.high)
+    # About as wide as that of a model that guesses.
+    guess = delong.measure_auc(np.random.default_rng(0).random(60), truth)
+    assert area.high - area.low == pytest.approx(guess.high - guess.low, rel=0.2)
+
+
 def test_intervals_stay_within_0_and_1_and_hold_the_truth_as_often_as_they_say():
     random, held, runs = np.random.default_rng(9), 0, 400
     true, apart = 0.95, special.ndtri(0.95) * math.sqrt(2)

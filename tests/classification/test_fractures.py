@@ -136,7 +136,7 @@ def test_without_both_kinds_thresholds_are_null_and_the_reason_is_told(targets, 
             ] == [None] * 4
     assert chosen['reason'] == words
     assert chosen['patch_reason'] == 'the truth is known of no patch'
-    values = fractures.calibrate(scans([0.2, 0.3, 0.4], targets))
+    values = fractures.calibrate(scans([0.2, 0.3, 0.4], targets), by_maximum=False)
     assert json.loads(json.dumps(values, allow_nan=False)) == values
 
 
@@ -144,7 +144,7 @@ def test_calibration_keeps_thresholds_of_calibrated_probabilities():
     random = np.random.default_rng(0)
     truth = (random.random(60) < 0.3).astype(float)
     raw = 1 / (1 + np.exp(-random.normal(size=60) - 2 * truth - 1.5))
-    values = fractures.calibrate(scans(raw, truth))
+    values = fractures.calibrate(scans(raw, truth), by_maximum=True)
     scaled = platt.scale_probabilities(
         raw, scale=values['scale'], offset=values['offset'])
     before = fractures.choose_thresholds(scans(raw, truth))
@@ -154,24 +154,115 @@ def test_calibration_keeps_thresholds_of_calibrated_probabilities():
     assert abs(scaled.mean() - truth.mean()) < abs(raw.mean() - truth.mean()) / 3
 
 
+def spines(seed, *, count=60, off=1.5):
+    """Rows whose scan is its highest patch; all are too sure by `off`."""
+    random = np.random.default_rng(seed)
+    truth = random.random((count, 4)) < 0.1
+    logits = random.normal(size=truth.shape) + 2 * truth - 3
+    patches = 1 / (1 + np.exp(-logits - off))
+    mask = np.ones(truth.shape)
+    mask[:, 3] = 0
+    return scans(patches[:, :3].max(axis=1), truth[:, :3].any(axis=1)) | {
+        'patch_mask': mask, 'patch_probability': patches,
+        'patch_targets': np.where(mask > 0, truth, NAN)}
+
+
+def test_a_scan_that_is_its_highest_patch_stays_so_when_both_are_calibrated():
+    rows = spines(0)
+    values = fractures.calibrate(rows, by_maximum=True)
+    assert values['scale'] != 1 and values['patches'] == {
+        name: values[name] for name in ('scale', 'offset', 'reason')}
+    tuning = values['tuning']
+    np.testing.assert_allclose(
+        np.array(tuning['patch_probability'])[:, :3].max(axis=1),
+        np.ravel(tuning['probability']), rtol=2e-6)
+    # Patches are called by what they are scaled to.
+    before = fractures.choose_thresholds(rows)['patch']
+    np.testing.assert_array_equal(
+        np.array(tuning['patch_probability']) >= values['thresholds']['patch'],
+        rows['patch_probability'] >= before)
+
+
+def test_other_patches_are_calibrated_by_their_labels_where_these_are_enough():
+    rows = spines(1, count=300)
+    values = fractures.calibrate(rows, by_maximum=False)
+    flat = fractures.flatten_patches(rows)
+    assert values['patches'] == platt.fit_scaling(flat['probability'], flat['targets'])
+    assert values['patches']['reason'] == ''
+    fitted = np.array(values['tuning']['patch_probability'])
+    known = fractures.known_patches(rows)
+    assert abs(fitted[known].mean() - flat['targets'].mean()) < 0.01
+    few = fractures.calibrate(rows | {'patch_targets': np.where(
+        np.arange(300)[:, None] < 20, rows['patch_targets'], NAN)}, by_maximum=False)
+    assert (few['patches']['scale'], few['patches']['offset']) == (1, 0)
+    assert 'too few patches' in few['patches']['reason'] and few['reason'] == ''
+    none = fractures.calibrate(rows | {
+        'patch_targets': np.full((300, 4), NAN)}, by_maximum=False)
+    assert none['patches']['reason'] == 'the truth is known of no patch'
+
+
+def test_the_mean_of_several_runs_is_calibrated_once_more():
+    # Each sees half of what there is to see: both together are surer than their mean.
+    truth = np.random.default_rng(2).random(400) < 0.5
+    seen = np.random.default_rng(3).normal(size=(2, 400)) + np.where(truth, 1, -1)
+    members = [fractures.calibrate(scans(p, truth), by_maximum=True)
+               for p in 1 / (1 + np.exp(-2 * seen))]
+    values = fractures.calibrate_together(members)
+    p = np.mean([member['tuning']['probability'] for member in members], axis=0)
+    truth = np.array(members[0]['tuning']['targets'])
+    assert {name: values[name] for name in ('scale', 'offset', 'reason')} == (
+        platt.fit_scaling(p, truth))
+    assert values['scale'] > 1.2 and values['by_maximum']
+    assert all(abs(member['scale'] - 1) < 0.2 for member in members)
+    again = platt.scale_probabilities(
+        p, scale=values['scale'], offset=values['offset'])
+    assert values['thresholds']['youden'] == pytest.approx(
+        fractures.choose_thresholds(scans(again[:, 0], truth[:, 0]))['youden'])
+    assert 'tuning' not in values
+
+
+def test_runs_with_other_numbers_of_fillers_are_calibrated_together():
+    rows = spines(3)
+    fewer = rows | {name: rows[name][:, :3] for name in (
+        'patch_mask', 'patch_targets', 'patch_probability')}
+    wide, narrow = (
+        fractures.calibrate(part, by_maximum=True) for part in (rows, fewer))
+    assert fractures.calibrate_together([wide, narrow]) == (
+        fractures.calibrate_together([narrow, narrow]))
+    other = fractures.calibrate(
+        rows | {'patch_mask': np.ones((60, 4))}, by_maximum=True)
+    assert fractures.calibrate_together([wide, other]) is None
+
+
+def test_probabilities_near_0_and_1_are_kept_well_enough_to_be_fitted_anew():
+    p = np.array([3e-9, 2e-7, 0.4, 0.6, 1 - 2e-6])
+    row = fractures._plain(p)
+    np.testing.assert_allclose(
+        np.log(row) - np.log1p(-np.array(row)), np.log(p) - np.log1p(-p), atol=0.3)
+
+
 def test_the_mean_of_several_runs_has_thresholds_of_its_own():
     random = np.random.default_rng(1)
     truth = (random.random(40) < 0.4).astype(float)
     first, second = 1 / (1 + np.exp(-random.normal(size=(2, 40)) - 2 * truth))
     members = [json.loads(json.dumps(fractures.calibrate(scans(p, truth) | {
         'patch_mask': np.ones((40, 1)), 'patch_targets': truth[:, None],
-        'patch_probability': p[:, None]}))) for p in (first, second)]
+        'patch_probability': p[:, None]}, by_maximum=True)))
+        for p in (first, second)]
     scaled = [platt.scale_probabilities(p, scale=m['scale'], offset=m['offset'])
               for p, m in zip((first, second), members)]
-    expected = fractures.choose_thresholds(scans(np.mean(scaled, axis=0), truth))
-    chosen = fractures.choose_together(members)
+    together = fractures.calibrate_together(members)
+    chosen = together['thresholds']
+    expected = fractures.choose_thresholds(scans(platt.scale_probabilities(
+        np.mean(scaled, axis=0), scale=together['scale'], offset=together['offset'],
+    ), truth))
     assert chosen['patch'] is not None
     for rule in ('youden', 'specificity', 'sensitivity'):
         assert chosen[rule] == pytest.approx(expected[rule], abs=1e-5)
         assert chosen[rule] != pytest.approx(members[0]['thresholds'][rule], abs=1e-5)
-    assert fractures.choose_together([members[0], {}]) is None
-    other = fractures.calibrate(scans(first[:30], truth[:30]))
-    assert fractures.choose_together([members[0], other]) is None
+    assert fractures.calibrate_together([members[0], {}]) is None
+    other = fractures.calibrate(scans(first[:30], truth[:30]), by_maximum=True)
+    assert fractures.calibrate_together([members[0], other]) is None
 
 
 def test_nothing_to_measure_is_nan_without_a_warning():

@@ -103,10 +103,16 @@ def test_probabilities_that_are_0_or_1_stay_finite():
     assert np.all(np.diff(scaled) > 0) and scaled[0] > 0 and scaled[-1] < 1
 
 
-def test_only_the_scan_is_calibrated_not_its_patches():
+def test_a_scan_and_its_patches_are_each_scaled_by_their_own():
     outputs = {
         'series': np.float32([0.0, 2.0]), 'patches': np.float32([[0, 1], [2, 0]])}
-    given = fractures.probabilities(outputs, scale=2.0, offset=-1.0)
+    scaling = dict(scale=2.0, offset=-1.0, patches={'scale': 0.5, 'offset': 3.0})
+    given = fractures.probabilities(outputs, **scaling)
     np.testing.assert_allclose(given['series'], special.expit([-1.0, 3.0]), rtol=1e-6)
     np.testing.assert_allclose(
-        given['patches'], special.expit(outputs['patches']), rtol=1e-6)
+        given['patches'], special.expit(outputs['patches'] / 2 + 3), rtol=1e-6)
+    plain = {name: special.expit(logits) for name, logits in outputs.items()}
+    for name, again in jax.jit(
+            lambda means: fractures.rescale(means, **scaling))(plain).items():
+        np.testing.assert_allclose(again, given[name], rtol=1e-5)
+    assert np.isfinite(platt.rescale(np.float32([0, 1]), scale=3.0, offset=1.0)).all()

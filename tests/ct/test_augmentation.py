@@ -36,8 +36,9 @@ def lines(turn_deg, zoom):
     away = np.arange(65) - np.array([[24], [40]])
     profile = np.exp(-away**2 / 5).sum(axis=0)
     patches = np.tile(profile[:, None, None], (32, 2, 33, 1, 1, 1)).astype(np.float32)
-    out = change(augmentation.make_turn(
-        turn_deg=turn_deg, zoom=zoom, pitch_mm=(1.0, 4.0)), patches)[..., 0, 0]
+    out = change(augmentation.make_move(
+        turn_deg=turn_deg, zoom=zoom, shift_mm=0.0, pitch_mm=(1.0, 4.0)),
+        patches)[..., 0, 0]
     np.testing.assert_array_equal(out[:, 0], out[:, 1])
     halves = out[:, 0, :, :32], out[:, 0, :, 33:]
     return [(x * np.arange(32)).sum(-1) / x.sum(-1) for x in halves]
@@ -61,6 +62,32 @@ def test_a_zoom_leaves_half_as_they_are():
     assert 8 < kept.sum() < 24
     assert 0.8 < ratios.min() < 0.95 and 1.05 < ratios.max() < 1.25
     np.testing.assert_allclose(left[:, 4], left[:, 28], atol=1e-3)
+
+
+def test_a_shift_is_in_millimetres_in_both_directions():
+    down, along = np.mgrid[:12, :20].astype(np.float32)
+    ramps = np.stack([down * 2.0, along * 4.0])  # mm: two patches of one spine
+    patches = np.tile(ramps[..., None, None], (32, 1, 1, 1, 1, 1))
+    moved = change(augmentation.make_move(
+        turn_deg=0.0, zoom=0.0, shift_mm=3.0, pitch_mm=(2.0, 4.0)), patches)
+    by = (moved - patches)[:, :, 5, 5, 0, 0]
+    np.testing.assert_allclose((moved - patches)[:, 0, 3, 9, 0, 0], by[:, 0], atol=1e-4)
+    kept = (np.abs(by) < 1e-4).all(axis=1)
+    assert 8 < kept.sum() < 24
+    assert 2 < np.abs(by[:, 0]).max() <= 3 and 2 < np.abs(by[:, 1]).max() <= 3
+
+
+def test_thicker_slices_share_what_is_in_a_row_with_its_neighbours():
+    before = np.zeros((32, 2, 9, 2, 2, 1), np.float32)
+    before[:, :, 4] = 1
+    after = change(augmentation.make_slab(strength=0.6), before)
+    np.testing.assert_allclose(after.sum(axis=2), 1, rtol=1e-6)
+    share = 1 - after[:, 0, 4, 0, 0, 0]
+    np.testing.assert_allclose(after[:, 1, 3, 1, 1, 0], share / 2, atol=1e-7)
+    assert 8 < (share == 0).sum() < 24 and 0.4 < share.max() <= 0.6
+    flat = np.ones_like(before)
+    np.testing.assert_allclose(
+        change(augmentation.make_slab(strength=0.6), flat), 1, rtol=1e-6)
 
 
 def test_light_changes_gain_and_offset_within_zero_and_one():

@@ -1,5 +1,6 @@
 """The right series of a folder, as one regular stack; or one line that says why not."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -264,6 +265,17 @@ def test_a_localiser_within_the_series_is_left_out(series):
             SERIES: ('UI', '1.a'), IMAGE_TYPE: ('CS', 'ORIGINAL\\PRIMARY\\LOCALIZER'),
             ORIENTATION: numbers(1, 0, 0, 0, 0, -1)})
     np.testing.assert_array_equal(read(folder).volume_hu, scan())
+
+
+def test_the_series_that_was_read_leaves_a_hash_and_no_uid(series):
+    series(scan(5), name='b', tags={SERIES: ('UI', '1.2.276.4711')})
+    folder = series(scan(9), name='a', tags={SERIES: ('UI', '1.2.840.4712')})
+    facts = read(folder).facts
+    expected = hashlib.sha256(b'series:1.2.840.4712').hexdigest()[:16]
+    assert facts['series_hash'] == expected
+    assert '471' not in json.dumps(facts | {'series_hash': ''})
+    series(scan(9), name='a', tags={SERIES: None})
+    assert read(folder).facts['series_hash'] == ''
 
 
 def test_facts_are_technical(series):

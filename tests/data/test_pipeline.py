@@ -154,9 +154,12 @@ def test_balanced_batches_hold_equal_parts_of_each_class_and_all_its_records():
 
 
 def test_balanced_batches_need_classes():
-    for class_of in (None, lambda record: None):
-        with pytest.raises(ConfigError, match='data.sampling: balanced'):
-            pipeline.by_class([{}], class_of)
+    for class_of, words in (
+        (None, 'one class per example'), (lambda record: None, 'none is known'),
+        (lambda record: record.get('class'), 'all known are 1'),
+    ):
+        with pytest.raises(ConfigError, match=f'data.sampling: balanced.*{words}'):
+            pipeline.by_class([{}, {'class': 1}, {'class': 1}], class_of)
 
 
 @pytest.mark.skipif(not Path('/proc').is_dir(), reason='looks for processes in /proc')

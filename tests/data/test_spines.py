@@ -12,6 +12,7 @@ from jaxmed.data import spines, volumes
 from jaxmed.errors import ImageError, RecordError
 from tests.commands import drain
 
+BONELESS = spines.BONELESS
 CUT = dict(
     box=column.Box(30.0, 20.0, 20.0), height_mm=20.0, context_mm=0.0,
     shape=(10, 10, 8), pixel_mm=2.0, num_patches=6,
@@ -30,10 +31,12 @@ def straight(volume, case_id):
         np.zeros(depth, np.int8))
 
 
-def write_scan(folder, name, *, depth=40):
+def write_scan(folder, name, *, depth=40, lowest_hu=-200):
     """HU rise by 10 a slice; 2 mm slices from z = 100 mm upwards."""
     hu = np.broadcast_to(
-        (10 * np.arange(depth, dtype=np.int16) - 200)[:, None, None], (depth, 80, 90))
+        (10 * np.arange(depth, dtype=np.int16) + lowest_hu)[:, None, None],
+        (depth, 80, 90)).copy()
+    hu[:, :, 0] = -1000  # air, beside all patches
     image = sitk.GetImageFromArray(np.ascontiguousarray(hu))
     image.SetSpacing((1.0, 1.0, 2.0))
     image.SetOrigin((-40.0, -30.0, 100.0))
@@ -51,7 +54,8 @@ def test_patches_hold_the_scans_hu_from_head_to_feet(tmp_path):
     write_scan(tmp_path, 'a')
     (record,), found = read(tmp_path, 'a,0,')
     assert found == {
-        'scans': 1, 'excluded': {}, 'unprocessable': {}, 'unprocessable_targets': {}}
+        'scans': 1, 'excluded': {}, 'unprocessable': {}, 'unprocessable_targets': {},
+        'outside': {}}
     assert record['patch_mask'].tolist() == [1, 1, 1, 1, 0, 0]  # 80 mm in four of 20
     assert record['inputs'].shape == (6, 10, 10, 8)
     assert record['inputs'].dtype == np.int16
@@ -105,13 +109,28 @@ def test_heights_say_which_patches_are_fractured_and_silence_is_unknown(tmp_path
 @pytest.mark.parametrize('lines, words', [
     (['a,0,150'], 'contradicts the series'), (['a,0,', 'a,1,'], 'contradicts'),
     (['a,2,'], 'fracture is 0, 1 or nothing'), (['a,yes,'], 'not a number'),
-    (['a,1,900'], 'z_mm 900.0 is not in the scan a'), (['b,1,'], "series 'b'"),
+    (['b,1,'], "series 'b'"),
     (['a,1,inf'], '0, 1 or nothing'),
 ])
 def test_a_table_that_contradicts_itself_or_the_scan_is_named(tmp_path, lines, words):
     write_scan(tmp_path, 'a')
     with pytest.raises(RecordError, match=words):
         read(tmp_path, *lines)
+
+
+def test_a_height_beside_the_scan_costs_no_other_label(tmp_path):
+    for name in 'abc':
+        write_scan(tmp_path, name)
+    # Scans reach from 99 to 179 mm: of b nothing is in the scan, of a one of two.
+    records, found = read(tmp_path, 'a,1,900', 'a,,105', 'b,1,98', 'b,,900', 'c,1,150')
+    a, c = records
+    assert (a['case_id'], c['case_id']) == ('a', 'c')
+    np.testing.assert_array_equal(a['targets'], [1, 0, 0, 0, 1, np.nan, np.nan])
+    assert found['outside'] == {'a': 'z_mm 900 (line 2) of labels.csv: not in the scan'}
+    assert found['excluded'] == {
+        'b': 'z_mm 98 (line 4), z_mm 900 (line 5) of labels.csv: not in the scan'}
+    assert found['scans'] == 3 and not found['unprocessable']
+    json.dumps(found)
 
 
 def test_scans_without_a_spine_or_too_long_cost_a_row(tmp_path):
@@ -152,7 +171,7 @@ def describe(volume, cord, **changes):
 
 
 def test_each_patch_is_a_box_in_the_file_and_in_the_patients_millimetres(tmp_path):
-    write_scan(tmp_path, 'a')
+    write_scan(tmp_path, 'a', lowest_hu=300)
     record = spines.read_scan(
         tmp_path / 'a.nii.gz', case_id='a', read_volume=READ, find_cord=straight,
         cut=CUT)
@@ -170,6 +189,10 @@ def test_each_patch_is_a_box_in_the_file_and_in_the_patients_millimetres(tmp_pat
     np.testing.assert_allclose(scan.outline_mm[0], [
         [4.5, -30.5, 179], [4.5, 6.5, 179], [4.5, 6.5, 159], [4.5, -30.5, 159]],
         atol=1e-3)
+    np.testing.assert_allclose(
+        scan.z_mm, [[159, 179], [139, 159], [119, 139], [99, 119]], atol=1e-3)
+    np.testing.assert_array_equal(scan.position, record['position'][:4])
+    assert scan.skipped == ('',) * 4 and scan.judged_mm == pytest.approx(80)
     assert scan.facts['format'] == 'NIfTI'
     assert scan.cord == {
         'detected_share': 1.0, 'interpolated_share': 0.0, 'extrapolated_share': 0.0,
@@ -250,14 +273,50 @@ def test_what_lies_beside_the_scan_is_told():
     _, scan = describe(volume, cord)
     # From 30 mm to 3 mm before a cord at 10 mm: 7.5 of 27 mm, counted from -0.5.
     np.testing.assert_allclose(scan.inside, 7.5 / 27, atol=1e-4)
+    assert scan.skipped == (spines.OUTSIDE,) * 4 and scan.judged_mm == 0
     # The region ends in the middle of voxel 7, which is part of it.
     assert (scan.bodies.voxels[:, :, 1] == [0, 8]).all()
     assert scan.cord['longest_gap_mm'] == 56 and scan.cord['detections'] == 2
     assert scan.cord['extrapolated_share'] == 0.15
 
 
-def test_a_scan_to_predict_holds_no_volume(tmp_path):
+def test_a_network_sees_no_patch_without_bone_or_outside_of_the_scan(tmp_path):
+    """250 HU are bone: from the 26th slice on, so of the upper two patches."""
+    write_scan(tmp_path, 'a', lowest_hu=0)
+    (whole,), _ = read(tmp_path, 'a,0,')
+    record = spines.read_scan(
+        tmp_path / 'a.nii.gz', case_id='a', read_volume=READ, find_cord=straight,
+        cut=CUT)
+    assert record['scan'].skipped == ('', '', spines.BONELESS, spines.BONELESS)
+    assert record['scan'].judged_mm == pytest.approx(40)
+    assert record['patch_mask'].tolist() == [1, 1, 0, 0, 0, 0]
+    # Those that are seen come first, wherever they lie; nothing else changes.
+    scan = record['scan']._replace(skipped=(spines.BONELESS, '', spines.OUTSIDE, ''))
+    moved = spines.skip_patches(whole, scan)
+    for name in ('inputs', 'position', 'span_mm', 'first_mm'):
+        np.testing.assert_array_equal(
+            moved[name], whole[name][[1, 3, 0, 2, 4, 5]], err_msg=name)
+    assert moved['patch_mask'].tolist() == [1, 1, 0, 0, 0, 0]
+    assert whole['patch_mask'].tolist() == [1, 1, 1, 1, 0, 0]
     write_scan(tmp_path, 'a')
+    with pytest.raises(ImageError, match=f'^a: no patch shows the spine: 4 {BONELESS}'):
+        spines.read_scan(
+            tmp_path / 'a.nii.gz', case_id='a', read_volume=READ, find_cord=straight,
+            cut=CUT)
+
+
+def test_the_length_that_was_seen_counts_overlaps_once(tmp_path):
+    hu = np.full((35, 80, 90), 600)  # 70 mm in four patches of 20, which overlap
+    cord = path.Path(
+        np.full((35, 2), (40.0, 44.5), np.float32), np.ones(35, np.float32),
+        np.zeros(35, np.int8))
+    _, scan = describe(volume_of(hu), cord)
+    assert len(scan.skipped) == 4 and not any(scan.skipped)
+    assert scan.judged_mm == pytest.approx(70, abs=0.1)
+
+
+def test_a_scan_to_predict_holds_no_volume(tmp_path):
+    write_scan(tmp_path, 'a', lowest_hu=300)
     record = spines.read_scan(
         tmp_path / 'a.nii.gz', case_id='a', read_volume=READ, find_cord=straight,
         cut=CUT)

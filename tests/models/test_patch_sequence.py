@@ -17,10 +17,10 @@ def make_model(**options):
     defaults = dict(
         centre=0.0, spread=1.0,
         widths=(3,), convolutions=1, batch_norm=False, standardised=False,
-        representation='flatten',
-        position=True, sequence='none', aggregation='max', window=3, hidden=4,
-        dropout=0.0, initialisation='glorot_uniform', dtype=jnp.float32,
-        axis_name=None,
+        representation='flatten', position=True, projection=0, sequence='none',
+        residual=False, aggregation='max', window=3, hidden=4,
+        dropout=0.0, initialisation='glorot_uniform', first_logit=0.0,
+        dtype=jnp.float32, axis_name=None,
     )
     return patch_sequence.PatchSequence(**{**defaults, **options})
 
@@ -178,7 +178,8 @@ def test_all_combinations_are_finite_and_blind_to_fillers(sequence, position):
     models = {
         aggregation: make_model(
             sequence=sequence, position=position, aggregation=aggregation,
-            dropout=0.3, batch_norm=position)
+            dropout=0.3, batch_norm=position, residual=position,
+            projection=5 * position)
         for aggregation in AGGREGATIONS
     }
     variables = {name: variables_of(model, inputs) for name, model in models.items()}
@@ -362,6 +363,28 @@ def test_a_result_does_not_depend_on_the_rest_of_its_batch():
     close(alone, {name: x[1:2] for name, x in together.items()})
 
 
+def test_rows_keep_their_order_and_nothing_of_where_in_them():
+    inputs = make_inputs([[1, 1]], size=(4, 4, 4))
+    model = make_model(representation='rows', position=False)
+    variables = variables_of(model, inputs)
+    assert variables['params']['patch_logits']['kernel'].shape == (2 * 3, 1)
+    spot = np.zeros((1, 2, 16, 24, 8, 1), np.float32)
+    spot[:, :, 4:6, 6:8, 2:4] = 1.0
+    model = make_model(representation='rows', position=False, widths=(3, 4))
+
+    def logits(patches):
+        mask = np.ones((1, 2), np.float32)
+        x = {'patches': patches, 'mask': mask, 'position': mask * 0}
+        return np.asarray(predict(model, variables, x)['patches'])[0, 0]
+
+    variables = variables_of(model, {
+        'patches': spot, 'mask': np.ones((1, 2), np.float32),
+        'position': np.zeros((1, 2), np.float32)})
+    aside, below = np.roll(spot, 8, axis=3), np.roll(spot, 4, axis=2)
+    np.testing.assert_allclose(logits(aside), logits(spot), atol=1e-6)
+    assert abs(logits(below) - logits(spot)) > 1e-4
+
+
 def test_bfloat16_gives_float32_logits_near_those_of_float32():
     inputs = make_inputs([[1, 1, 1, 0]])
     options = dict(
@@ -382,6 +405,7 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32():
         ({'initialisation': 'zeros'}, "'zeros' is none of"),
         ({'window': 2}, 'must be odd and positive, got 2'),
         ({'spread': 0.0}, 'spread: must be positive'),
+        ({'projection': -1}, 'projection: must not be negative, got -1'),
         ({'standardised': True, 'batch_norm': True}, 'standardised: is in place of'),
         ({'widths': (2, 2)}, '4 x 2 x 2 is too small: 2 poolings need 4 voxels'),
     ],

@@ -38,6 +38,10 @@ def draw(*, count=60, seed=0, patches=6, per_patient=1, apart=2.5):
         'slice_mm': np.float32([1.0, 1.5, 2.5, 3.0, 5.0])[np.arange(count) % 5]}
 
 
+def calibrate(valid):
+    return fractures.calibrate(valid, by_maximum=True)
+
+
 def only(cases, chosen):
     return {name: column[chosen] for name, column in cases.items()}
 
@@ -78,7 +82,7 @@ FOUND = {
 def test_every_part_is_there_and_the_report_holds_it(tmp_path):
     cases, valid = draw(), draw(seed=1)
     parts = make(cases, valid, found=FOUND, external={'elsewhere': draw(seed=2)},
-                 calibrations=[fractures.calibrate(valid)])
+                 calibrations=[calibrate(valid)])
     assert list(parts) == ['Operating points', 'Curves', 'Calibration',
                            'Where in the spine', 'By group', 'Outcomes']
     numbers, page = write(tmp_path, cases, parts)
@@ -129,14 +133,38 @@ def test_scans_of_one_patient_widen_the_intervals_of_shares():
         assert after[name]['low'] == pytest.approx(before[name]['low'])
 
 
-def test_a_run_without_tuning_scans_takes_the_thresholds_it_kept():
-    cases, kept = draw(), json.loads(json.dumps(fractures.calibrate(draw(seed=1))))
-    part = make(cases, None, calibrations=[kept])['Operating points']
-    row = tables_of(part)['At a threshold']["Youden's index, chosen on tuning scans"]
-    assert row['Threshold']['value'] == kept['thresholds']['youden']
-    assert 'kept with the run' in part.text
-    for calibrations, words in (([kept, kept], 'share no tuning scans'),
-                                ([{}], 'no tuning scans')):
+TUNED = "Youden's index, chosen on tuning scans"
+
+
+def test_a_run_is_measured_at_the_thresholds_that_prediction_uses():
+    cases, kept = draw(), json.loads(json.dumps(calibrate(draw(seed=1))))
+    for valid in (None, draw(seed=2)):  # whatever the tuning set would say now
+        part = make(cases, valid, calibrations=[kept])['Operating points']
+        row = tables_of(part)['At a threshold'][TUNED]
+        assert row['Threshold']['value'] == kept['thresholds']['youden']
+        assert 'those that prediction uses, chosen on 60 tuning scans and' in part.text
+    again = make(draw(seed=1), None, calibrations=[kept])['Operating points']
+    assert 'which are measured here' in again.text
+    without = make(cases, None, calibrations=[{}])['Operating points']
+    assert 'there are no tuning scans' in without.text
+
+
+def test_an_ensemble_is_measured_at_the_thresholds_of_its_mean():
+    cases, first = draw(), calibrate(draw(seed=1))
+    second, other = calibrate(draw(seed=1, apart=1.0)), calibrate(draw(seed=3))
+    together = fractures.calibrate_together([first, second])
+    parts = make(cases, None, calibrations=[first, second])
+    row = tables_of(parts['Operating points'])['At a threshold'][TUNED]
+    assert row['Threshold']['value'] == together['thresholds']['youden']
+    assert f'once more multiplied by {together["scale"]:.2f}' in (
+        parts['Calibration'].text)
+    raw = platt.undo(cases['probability'], scale=together['scale'],
+                     offset=together['offset'])
+    before = tables_of(parts['Calibration'])['']['Brier score']['Before scaling']
+    assert before['value'] == pytest.approx(
+        fractures.brier(cases | {'probability': raw}))
+    for calibrations, words in (([first, other], 'share no tuning scans'),
+                                ([first, {}], 'with some of these runs')):
         part = make(cases, None, calibrations=calibrations)['Operating points']
         assert words in part.text
 
@@ -257,7 +285,7 @@ def test_the_paper_stands_in_the_roc_panel_where_it_says():
 
 def test_before_scaling_is_what_the_network_said():
     valid, raw = draw(seed=1), draw()
-    fitted = fractures.calibrate(valid)
+    fitted = calibrate(valid)
     values = {name: fitted[name] for name in ('scale', 'offset')}
     scaled = raw | {
         'probability': platt.scale_probabilities(raw['probability'], **values)}
@@ -266,6 +294,10 @@ def test_before_scaling_is_what_the_network_said():
     assert row['Before scaling']['value'] == pytest.approx(fractures.brier(raw))
     assert row['As given']['value'] == pytest.approx(fractures.brier(scaled))
     assert f'multiplied by {fitted["scale"]:.2f}' in part.text
+    assert 'Patches are scaled as their scan is' in part.text
+    own = fractures.calibrate(valid, by_maximum=False)
+    text = make(scaled, valid, calibrations=[own])['Calibration'].text
+    assert 'patches are not calibrated: the truth is known of too few' in text
     plain = make(raw, valid)['Calibration']
     assert plain.tables[0].header == ['Measure', 'As given']
     assert 'not scaled' in plain.text
@@ -309,7 +341,7 @@ def test_a_class_that_is_absent_is_told_in_words(tmp_path, side, absent, kind):
         valid = only(valid, valid['targets'][:, 0] != absent)
     else:
         cases = only(cases, cases['targets'][:, 0] != absent)
-    parts = make(cases, valid, found=FOUND, calibrations=[fractures.calibrate(valid)])
+    parts = make(cases, valid, found=FOUND, calibrations=[calibrate(valid)])
     text = parts['Operating points'].text
     words = f'no scan {kind} a fracture'
     if side == 'tuning':
@@ -341,6 +373,6 @@ def test_whatever_is_missing_a_report_is_written(tmp_path, spoil):
     for measured, tuning in ((spoil(cases), valid), (cases, spoil(valid)),
                              (spoil(cases), spoil(valid))):
         parts = make(measured, tuning, found=FOUND,
-                     calibrations=[fractures.calibrate(tuning)])
+                     calibrations=[calibrate(tuning)])
         _, page = write(tmp_path, measured, parts)
         assert not re.search(r'\b(nan|inf)\b', page, re.IGNORECASE)

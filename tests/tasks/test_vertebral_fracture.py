@@ -1,5 +1,7 @@
 """Patches of a spine through the task: labels, views, a whole run."""
 
+import json
+import re
 import shutil
 
 import jax
@@ -10,6 +12,8 @@ import SimpleITK as sitk
 
 from configs import vertebral_fracture as config
 from jaxmed import losses, predict, runs
+from jaxmed.classification import fractures as operation
+from jaxmed.classification import platt
 from jaxmed.data import pipeline, records
 from jaxmed.errors import CheckpointError, ConfigError
 from jaxmed.tasks import vertebral_fracture as task_module
@@ -151,27 +155,120 @@ def test_a_run_reports_with_sections_and_keeps_its_calibration(members):
     page = (members / 'lstm/report/report.html').read_text()
     assert 'FROC' in page and 'Genant' in page
     values = runs.read_calibration(members / 'lstm')
-    assert {'scale', 'offset', 'thresholds', 'tuning'} <= values.keys()
+    assert {'scale', 'offset', 'thresholds', 'tuning', 'patches'} <= values.keys()
 
 
-def test_an_ensemble_of_networks_of_several_sizes_is_the_mean_of_its_members(members):
+def test_a_run_is_calibrated_with_as_many_views_as_it_is_used_with(members):
+    values = runs.read_calibration(members / 'lstm')
+    used = runs.read_config(members / 'lstm')['evaluate']['views']
+    assert values['views'] == used == 2
+    source = records.open_records(
+        members / 'records', 'valid', task='vertebral_fracture', verify=False)
+    (task,), weights, _, _ = runs.load_members([members / 'lstm'], calibrate=False)
+    one, two = (
+        predict.make_split_rows([task], views=views)(weights, source, batch_size=4)
+        for views in (1, 2))
+    assert np.abs(one['probability'] - two['probability']).max() > 1e-4
+    scaled = platt.scale_probabilities(
+        two['probability'], scale=values['scale'], offset=values['offset'])
+    np.testing.assert_allclose(values['tuning']['probability'], scaled, rtol=1e-5)
+    code, text = run('evaluate', f'--workdir={members}/lstm', '--views=1',
+                     f'--output={members}/report1')
+    assert code == 0, text
+    words = 'Calibrated with 2 of the views and measured with 1'
+    assert words in (members / 'report1/report.html').read_text()
+    assert words not in (members / 'lstm/report/report.html').read_text()
+
+
+def test_the_highest_patch_is_the_scan_where_that_is_the_maximum():
+    outputs = {'series': jnp.array([2.0]), 'patches': jnp.array([[2.0, -1.0]])}
+    values = {'scale': 0.5, 'offset': -1.0, 'reason': '', 'thresholds': dict.fromkeys(
+        ('youden', 'specificity', 'sensitivity', 'patch'))}
+    shared = values | {'patches': {'scale': 0.5, 'offset': -1.0, 'reason': ''}}
+    found = make().calibrated(shared).probabilities(outputs)
+    np.testing.assert_allclose(found['series'], [0.5])
+    np.testing.assert_allclose(found['patches'], [[0.5, 1 / (1 + np.exp(1.5))]])
+    # A run that was calibrated before patches were.
+    found = make().calibrated(values).probabilities(outputs)
+    np.testing.assert_allclose(found['patches'][0, 0], 1 / (1 + np.exp(-2)))
+    options = config.get_config('phantom').task.model.to_dict()
+    for aggregation, by_maximum in (('max', True), ('mean', False)):
+        task = make(model=options | {'aggregation': aggregation})
+        assert task.calibrate.keywords == {'by_maximum': by_maximum}
+
+
+@pytest.mark.parametrize('patience, words', [
+    (1, 'auc is undefined on the validation split: a class is absent '
+        r'\(0 cases with, 1 without\), so nothing tells when to stop'),
+    (0, 'balanced batches need two classes, but all known are 0')])
+def test_training_says_at_once_where_a_class_is_absent(tmp_path, patience, words):
+    folder = tmp_path / 'records'
+    records.write_records(
+        make(**TINY).phantoms(count=3, seed=0, fractured=0.0), folder,
+        task='vertebral_fracture', fractions=(0.4, 0.3, 0.3), seed=5)
+    code, text = run(
+        'train', '--config=configs/vertebral_fracture.py:phantom',
+        '--config.task.patch_shape=(8,8,8)', '--config.task.num_patches=24',
+        '--config.task.box_mm=(40.,10.,20.)', f'--config.data.records={folder}',
+        '--config.task.model.widths=(4,4)', f'--config.train.patience={patience}',
+        f'--workdir={tmp_path}/run')
+    assert code == 2 and re.search(words, text.splitlines()[-1]), text
+    assert (patience > 0) == ('no state is the best one, the last counts' not in text)
+
+
+def calibrate_drawn(seed):
+    """Of a model that sees some of what there is, on the same 200 scans."""
+    truth = np.random.default_rng(9).random((200, 1)) < 0.5
+    seen = np.random.default_rng(seed).normal(size=(200, 1)) + np.where(truth, 1, -1)
+    probability = 1 / (1 + np.exp(-2 * seen))
+    return operation.calibrate({
+        'probability': probability, 'targets': truth.astype(float),
+        'patch_probability': probability, 'patch_targets': truth.astype(float),
+        'patch_mask': np.ones((200, 1)), 'case_id': np.arange(200).astype(str),
+    }, by_maximum=True)
+
+
+def test_an_ensemble_of_networks_of_several_sizes_is_the_scaled_mean_of_its_members(
+    members, tmp_path
+):
     found = open_all(members)
-    paths = [members / 'lstm', members / 'shallow']
+    paths, kept = [members / 'lstm', members / 'shallow'], []
+    for number, path in enumerate(paths):  # as if fitted to more scans than a test has
+        shutil.copytree(path, tmp_path / path.name)
+        kept.append(json.loads(json.dumps(calibrate_drawn(number) | {'views': 2})))
+        runs.write_calibration(tmp_path / path.name, kept[-1])
+    paths = [tmp_path / path.name for path in paths]
+    scaling = operation.calibrate_together(kept)
+    assert scaling['scale'] > 1.2 and kept[0]['patches'] != kept[1]['patches']
     together = runs.load(paths, views=2)
     alone = [runs.load(path, views=2) for path in paths]
+    expected = {}
     for record in found[:3]:
         mean, *parts = (
             predictor.task.infer(predictor.apply, record, batch_size=1)
             for predictor in (together, *alone))
-        for name in ('series', 'patches'):
-            np.testing.assert_allclose(
-                mean[name], (parts[0][name] + parts[1][name]) / 2, atol=1e-6)
+        for name, values in (('series', scaling), ('patches', scaling['patches'])):
+            np.testing.assert_allclose(mean[name], platt.scale_probabilities(
+                (parts[0][name] + parts[1][name]) / 2, scale=values['scale'],
+                offset=values['offset']), atol=1e-6)
+        expected[record['case_id']] = mean['series']
         assert abs(parts[0]['series'] - parts[1]['series']) > 1e-5
     # Its verdict is by a threshold of the mean, not by the first member's.
     point = together.task.findings.keywords['operating_point']
     first = alone[0].task.findings.keywords['operating_point']
-    assert (point is None) == (first is None)
-    assert point is None or point.threshold != first.threshold
+    assert point.threshold == scaling['thresholds']['specificity'] != first.threshold
+    assert together.task.findings.keywords['calibrated']
+    # A split is told the same as a scan.
+    tasks, weights, _, _ = runs.load_members(paths)
+    rows = predict.make_split_rows(tasks, views=2)(weights, found[:3], batch_size=3)
+    np.testing.assert_allclose(
+        rows['probability'][:, 0], [expected[name] for name in rows['case_id']],
+        atol=1e-5)
+    # Without tuning scans in common their mean is not said to be calibrated.
+    runs.write_calibration(paths[1], kept[1] | {'tuning': kept[1]['tuning'] | {
+        'case_id': [f'other-{n}' for n in range(200)]}})
+    apart = runs.load(paths, views=2).task.findings.keywords
+    assert apart['operating_point'] is None and not apart['calibrated']
 
 
 def test_fillers_order_batches_and_devices_change_no_case(members):

@@ -39,7 +39,7 @@ from jaxmed.data.volumes import Volume
 CANAL = ct_spine.CANAL
 
 # Of render_column: thickest layer of bone, and from soft tissue to soft tissue, drawn.
-_LAYER_MM, _SOFT_MM = 1.5, 6.0
+_LAYER_MM, _SOFT_MM = 1.5, 12.0
 _BLOCK = 48  # layers at once: as many as stay in a cache
 
 

@@ -138,7 +138,8 @@ def test_a_set_may_have_other_slices_and_no_noise():
 def test_the_canal_is_where_the_path_says_and_bodies_are_before_it(box):
     record, = draw_records(1, box=box, off_mm=0.0, noise=0.0, spacing_mm=4.0)
     count, pitch = int(record['patch_mask'].sum()), record['pitch_mm']
-    assert (record['inputs'][:count] > -1024).all()  # the window holds the box
+    # The window holds the box; beside gas a sharp kernel may fall as low.
+    assert (record['inputs'][:count] == -1024).mean() < 1e-4
     middle = record['inputs'][:count, :, :, 11:13].mean(axis=3)
     at = int(box.front_mm / pitch[1])
     canal, bodies = middle[:, :, at], middle[:, :, int((box.front_mm - 25) / pitch[1])]
