@@ -63,8 +63,8 @@ def get_config(variant=''):
         ))
         config.task.model.update(dict(
             centre=0.2, spread=0.15, widths=(8, 24, 64), standardised=True,
-            representation='rows', projection=64, sequence='none', initialisation='he_normal',
-            first_logit=-3.0,
+            representation='rows', projection=64, sequence='none',
+            initialisation='he_normal', first_logit=-3.0,
         ))
         config.optimizer_name = 'muon_cosine'
         config.optimizer = ConfigDict(dict(

@@ -135,14 +135,15 @@ class PatchSequence(nn.Module):
         if self.position:
             place = inputs['position'][..., None].astype(features.dtype)
             features = jnp.concatenate([features, place], axis=-1)
-        if self.projection:
-            features = nn.relu(self._dense(self.projection, 'projection')(features))
 
         # Fillers go behind, so that neighbours are neighbours.
         order = jnp.argsort(~mask, axis=1, stable=True)
         mask = jnp.take_along_axis(mask, order, axis=1)
         features = jnp.take_along_axis(features, order[..., None], axis=1)
         features = jnp.where(mask[..., None], features, 0)
+        if self.projection:
+            features = nn.relu(self._dense(self.projection, 'projection')(features))
+            features = jnp.where(mask[..., None], features, 0)
         dropout = Dropout(self.dropout, self.axis_name, name='dropout')
         features = dropout(features, train=train)
 
