@@ -27,6 +27,8 @@ CARD = Card(
     paper_data='346 series of its own',
 )
 
+# Left and right, which most spines don't tell; each patch upside down; both.
+_FLIPS = (-2, -4, (-2, -4))
 MOST_PATCHES = 96  # of a scan that is predicted: 3 m of 32 mm each
 
 
@@ -124,7 +126,8 @@ def make(
         loss=lambda outputs, batch: losses.series_and_patches(
             outputs, batch['targets'], patch_weight=patch_weight),
         probabilities=None,  # of the calibration
-        views=(transforms.IDENTITY, View(_flip, lambda p: p)),
+        views=(transforms.IDENTITY, *(
+            View(partial(_flip, axes=axes), lambda p: p) for axes in _FLIPS)),
         rows=rows,
         cases=cases,
         scores={'certainty': True},
@@ -240,8 +243,8 @@ def preprocess(batch, *, shape, centre_hu, width_hu):
     }}
 
 
-def _flip(inputs):
-    return inputs | {'patches': jnp.flip(inputs['patches'], axis=-2)}
+def _flip(inputs, *, axes):
+    return inputs | {'patches': jnp.flip(inputs['patches'], axis=axes)}
 
 
 def rows(probabilities, batch):
