@@ -129,9 +129,11 @@ def members(tmp_path_factory):
         '--config.task.patch_shape=(8,8,8)', '--config.task.num_patches=24',
         '--config.task.box_mm=(40.,10.,20.)', '--config.train.batch_size=2',
         f'--config.data.records={folder}/records', '--config.train.epochs=2',
-        '--config.optimizer.warmup_steps=1', '--config.evaluate.resamples=20')
+        '--config.optimizer.warmup_steps=1', '--config.evaluate.resamples=20',
+        '--config.evaluate.views=2')
     for name, options in {
-        'lstm': ('--config.task.model.widths=(4,4)',),
+        'lstm': (
+            '--config.task.model.widths=(4,4)', '--config.task.model.sequence=lstm'),
         'shallow': (
             '--config.task.model.widths=(4,)', '--config.task.network_shape=(6,4,4)',
             '--config.task.model.sequence=none', '--config.task.model.convolutions=1'),
