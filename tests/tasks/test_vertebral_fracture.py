@@ -69,13 +69,16 @@ def test_smaller_networks_see_means_of_hu_and_larger_ones_a_ramp():
     np.testing.assert_allclose(np.diff(rows[1])[1:-1], 0.4 / 7, atol=1e-5)
 
 
-def test_views_average_a_spine_and_its_mirror_image():
+def test_views_are_a_spine_its_mirror_image_and_its_patches_upside_down():
     task = make()
     inputs = batch_of(task, 2)['inputs']
-    flipped = task.views[1].forward(inputs)
+    mirrored, turned, both = (view.forward(inputs) for view in task.views[1:])
+    left = inputs['patches'][..., ::-1, :]
+    np.testing.assert_array_equal(mirrored['patches'], left)
     np.testing.assert_array_equal(
-        flipped['patches'], inputs['patches'][..., ::-1, :])
-    np.testing.assert_array_equal(flipped['mask'], inputs['mask'])
+        turned['patches'], inputs['patches'][:, :, ::-1])  # patches keep their order
+    np.testing.assert_array_equal(both['patches'], left[:, :, ::-1])
+    np.testing.assert_array_equal(mirrored['mask'], inputs['mask'])
 
 
 def test_unknown_series_count_in_no_metric():
