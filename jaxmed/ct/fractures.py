@@ -264,6 +264,8 @@ def draw_findings(
         line for warning in find_warnings(scan)
         for line in textwrap.wrap(f'! {warning}', int((full - 2 * _EDGE) / 6.9))]
     told = words or 'no threshold was chosen'
+    if likely.any() and not boxed.any():
+        told += '; in blue: likelier than most patches, no finding'
     if not calibrated:
         told += '; probabilities are not calibrated'
     elif not patches_calibrated:
