@@ -134,16 +134,20 @@ def _check_monitor(task, source, settings):
         rows = task.cases(predict_constant(task, source, value))
         if not np.isnan(metric(rows)):
             return
-    truth, counts = rows.get('targets'), ''
-    if np.shape(truth)[1:] == (1,):
-        counts = f' ({np.sum(truth == 1)} cases with, {np.sum(truth == 0)} without)'
-    words = (f'{settings["monitor"]} is undefined on the validation split: a class is '
-             f'absent{counts}')
+    words = tell_undefined(settings['monitor'], rows)
     if settings['patience']:
         raise RecordError(
             'train.monitor', f'{words}, so nothing tells when to stop: prepare more '
             'cases, or set train.patience to 0')
     progress.LOG.warning('%s; no state is the best one, the last counts', words)
+
+
+def tell_undefined(metric, rows):
+    """Why a metric has no value on a validation split, of which classes are absent."""
+    truth, counts = rows.get('targets'), ''
+    if np.shape(truth)[1:] == (1,):
+        counts = f' ({np.sum(truth == 1)} cases with, {np.sum(truth == 0)} without)'
+    return f'{metric} is undefined on the validation split: a class is absent{counts}'
 
 
 def predict_constant(task, source, value):

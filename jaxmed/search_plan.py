@@ -10,11 +10,10 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from jaxmed import ensembles, findings, grids, jobs, predict, runs
-from jaxmed.data import pipeline, records
+from jaxmed import ensembles, findings, grids, jobs, runs
+from jaxmed.data import records
 from jaxmed.errors import ConfigError, RecordError
 from jaxmed.pool import Pool
 from jaxmed.progress import LOG
@@ -103,10 +102,7 @@ def _check_members(members, count, name):
 
 def _check_example(run, task):
     """Whether a run reads the records that all others do."""
-    options = run.config['task']
-    # What finds things in scans has nothing to do here, and takes time to load.
-    found = {'detector': ''} if 'detector' in options else {}
-    other = runs.make_task(run.config | {'task': options | found})
+    other = runs.make_task(run.config)
     for name, value in task.example.items():
         have, want = np.asarray(other.example.get(name)), np.asarray(value)
         if (have.shape, have.dtype) != (want.shape, want.dtype):
@@ -128,34 +124,15 @@ def _check_records(plan):
         place, 'valid', task=name, verify=plan.config['runtime']['verify'])
     records.check_records(source, task.example, folder=place)
     records.check_labels(place, task.labels)
-    rows = _predict_nothing(task, source)
+    rows = jobs.predict_constant(task, source, 0.0)
     if plan.members and 'probability' not in rows:
         raise ConfigError(
             f'task {name}', "has no column 'probability' to average: its runs can be "
             "compared by a grid with rows, not searched for ensembles")
     if math.isnan(plan.metric.value(rows)):
-        counts = ''
-        if np.shape(rows.get('targets'))[1:] == (1,):
-            truth = rows['targets'][:, 0]
-            counts = f' ({np.sum(truth == 1)} cases with, {np.sum(truth == 0)} without)'
         raise RecordError(
-            place, f'{plan.metric.name} is undefined on the validation split: a class '
-            f'is absent{counts}; prepare more cases or another --seed')
-
-
-def _predict_nothing(task, source):
-    """Rows of a source with all probabilities 0."""
-    arrays, _ = pipeline.split_strings(pipeline.stack([source[0]]))
-    shapes = jax.eval_shape(
-        predict.make_apply([task], views=1), [predict.weights_spec(task)], arrays)
-
-    def baseline(batch):
-        size = len(batch['mask'])
-        return jax.tree.map(
-            lambda leaf: np.zeros((size, *leaf.shape[1:]), leaf.dtype), shapes)
-
-    return predict.make_split_rows([task], views=1, baseline=baseline)(
-        (), source, batch_size=min(len(source), 8))
+            place, f'{jobs.tell_undefined(plan.metric.name, rows)}; prepare more cases '
+            'or another --seed')
 
 
 def _check_folder(plan):

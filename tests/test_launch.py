@@ -310,6 +310,8 @@ def test_drawn_cases_are_a_test_set_when_the_seed_is_another(trained, tmp_path):
     ('predict', '--workdir={run} --input={none} --output={out}', 'none.png'),
     ('predict', '--workdir={tmp} --input={torn} --output={out}', 'not a run folder'),
     ('evaluate', '--workdir={run} --records={tmp}', 'no manifest.json'),
+    ('train', '--config=configs/white_blood_cell_unet.py:phantom --workdir={out} '
+     '--config.data.phantom_splits=(0.5,0.4,0.2)', 'data.phantom_splits: three shares'),
     ('evaluate', '--workdir={run} --views=9', 'evaluate.views: 9 is not in [1, 8]'),
     ('prepare', '--config=configs/white_blood_cell_unet.py --layout=sigtuple '
      '--source={empty} --output={out}', 'no images'),
