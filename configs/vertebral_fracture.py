@@ -66,14 +66,14 @@ def get_config(variant=''):
         config.task.model.update(dict(
             centre=0.2, spread=0.15, widths=(8, 24, 64), standardised=True,
             representation='rows', projection=64, sequence='none',
-            initialisation='he_normal', first_logit=-3.0,
+            aggregation='noisy_or', initialisation='he_normal', first_logit=-3.0,
         ))
         config.optimizer_name = 'muon_cosine'
         config.optimizer = ConfigDict(dict(
             learning_rate=3e-3, kernel_rate=0.03, warmup_steps=20, weight_decay=1e-2,
             clip_norm=5.0, layer_decay=1.0, freeze='',
         ))
-        config.train.update(dict(epochs=12, steps_per_epoch=0, batch_size=8))
+        config.train.update(dict(epochs=10, steps_per_epoch=0, batch_size=8))
     if variant == 'phantom':
         config.data.phantoms = 4000
         config.task.dtype = 'float32'  # which CPUs are faster in

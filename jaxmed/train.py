@@ -237,6 +237,11 @@ def fit(
         return {'step': step, 'valid_loss': float(np.mean(rows['loss'])), **values}
 
     put = put_batch if pmap else lambda batch: pipeline.shard(batch, devices=1)
+    # The devices of a CPU share threads: with updates queued ahead, one device was
+    # seen to wait in an all-reduce for another whose share was never begun, until XLA
+    # gave up after 40 s (jax 0.10.2, other programs on the cores). Nothing is lost by
+    # waiting here, as batches are made by other threads.
+    in_step = jax.default_backend() == 'cpu'
     progress.start(start, steps)
     step, kept, began = start, start, time.perf_counter()
     stop = finished = told = False
@@ -256,6 +261,8 @@ def fit(
                 break
             state, scalars = train_step(state, batch, key)
             step += 1
+            if in_step:
+                jax.block_until_ready(scalars)
             meter.add(scalars, batch['mask'].size * jax.process_count())
             if step == start + 1:
                 jax.block_until_ready(scalars)

@@ -157,7 +157,7 @@ SMALL = dict(
     ('none', 'max', 'flatten'), ('none', 'mean', 'mean'), ('lstm', 'max', 'max'),
     ('bilstm', 'mean', 'flatten'), ('max', 'smoothed_max', 'flatten'),
     ('none', 'attention', 'flatten'), ('lstm', 'bilstm', 'flatten'),
-    ('none', 'max', 'rows'), ('bilstm', 'max', 'rows'),
+    ('none', 'max', 'rows'), ('bilstm', 'max', 'rows'), ('none', 'noisy_or', 'mean'),
 ])
 def test_pytorchs_rival_is_the_same_network(sequence, aggregation, representation):
     pytest.importorskip('torch')

@@ -18,7 +18,8 @@ from jaxmed.models.layers3d import (
 
 REPRESENTATIONS = ('flatten', 'rows', 'mean', 'max')
 SEQUENCES = ('none', 'max', 'lstm', 'bilstm')
-AGGREGATIONS = ('max', 'smoothed_max', 'mean', 'lstm', 'bilstm', 'attention')
+AGGREGATIONS = (
+    'max', 'smoothed_max', 'mean', 'noisy_or', 'lstm', 'bilstm', 'attention')
 INITIALISATIONS = {
     'glorot_uniform': nn.initializers.glorot_uniform(),  # the Keras default
     'glorot_normal': nn.initializers.glorot_normal(),
@@ -55,13 +56,15 @@ class PatchSequence(nn.Module):
         smoothed_max  t = max of the logits of q_i, the mean of p_j over the `window`
                       patches around i (fewer at the ends).
         mean          t = logit of the mean of p_i.
+        noisy_or      t = logit of 1 - prod (1 - p_i): any of them, were they
+                      independent (Viola et al. 2005, section 3).
         lstm, bilstm  t = v c + d; c is the last state of an LSTM that read all
                       [h_i, p_i]; of both directions, the two last states.
         attention     t = v sum a_i [h_i, p_i] + d, with
                       a = softmax of u tanh(V [h_i, p_i] + e) (Ilse et al. 2018).
 
-    Logits of mean probabilities come from sums of exp(log p) and exp(log (1 - p)),
-    so that they neither overflow nor lose the small ones.
+    Logits of means and products come from sums of exp(log p) and exp(log (1 - p)), so
+    that they neither overflow nor lose the small ones.
 
     Fillers (mask 0) are treated as if they were not there, wherever they stand, in
     batch norms too; their own logits are 0. So is t of a series without a patch.
@@ -236,6 +239,8 @@ class PatchSequence(nn.Module):
             return jnp.where(mask, logits, -jnp.inf).max(axis=1)
         if self.aggregation == 'mean':
             return mean_logit(logits, mask)
+        if self.aggregation == 'noisy_or':
+            return any_logit(logits, mask)
         if self.aggregation == 'smoothed_max':
             smooth = smooth_filter(logits, mask, window=self.window)
             return jnp.where(mask, smooth, -jnp.inf).max(axis=1)
@@ -379,6 +384,23 @@ def mean_logit(logits, mask):
         for sign in (1, -1)
     )
     return jnp.where(some, next(sums) - next(sums), 0.0)
+
+
+def any_logit(logits, mask):
+    """The logit of 1 - prod (1 - p): logits [..., k], mask [..., k] -> [...].
+
+    With a = -log prod (1 - p) it is log(exp(a) - 1), about log sum p where a is small.
+    Of nothing, it is 0.
+    """
+    some = mask.any(axis=-1)
+    counted = mask | ~some[..., None]
+    rest = jnp.sum(jax.nn.softplus(logits), axis=-1, where=counted)
+    few = rest < 1e-6  # where float32 has no digits left of exp(a) - 1
+    safe = jnp.where(few, 1.0, rest)
+    value = jnp.where(
+        few, jax.nn.logsumexp(jax.nn.log_sigmoid(logits), axis=-1, where=counted),
+        safe + jnp.log(-jnp.expm1(-safe)))
+    return jnp.where(some, value, 0.0)
 
 
 def smooth_filter(logits, mask, *, window):

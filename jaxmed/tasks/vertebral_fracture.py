@@ -29,6 +29,8 @@ CARD = Card(
 
 # Left and right, which most spines don't tell; each patch upside down; both.
 _FLIPS = (-2, -4, (-2, -4))
+# Of pictures: patches of a column, least columns; pixels a mm and of a bar.
+_COLUMN, _COLUMNS, _PIXELS_PER_MM, _BAR = 8, 3, 2, 10
 MOST_PATCHES = 96  # of a scan that is predicted: 3 m of 32 mm each
 
 
@@ -276,29 +278,40 @@ def render(records, rows):
 def draw_spine(record, probabilities, *, truth=None):
     """Patches, without context, below each other; small overlaps are seen twice.
 
+    Eight to a column, the first at the top left, and room for three columns, so that
+    pictures of most scans are of one scale.
+
     Args:
         record: of data.spines.make_record.
         probabilities: [K].
         truth: [K] in {0, 1, NaN}, or None.
 
     Returns:
-        uint8 RGB.
+        uint8 RGB, 2 pixels a mm.
     """
     count = int(record['patch_mask'].sum())
-    left_out = round(float(record['context_mm'] / record['pitch_mm'][0]))
+    down, right, _ = record['pitch_mm']
+    left_out = round(float(record['context_mm'] / down))
     rows = slice(left_out, record['inputs'].shape[1] - left_out)
     middle = record['inputs'][:count, rows, :, record['inputs'].shape[3] // 2]
-    picture = np.repeat(drawing.to_grey(middle)[..., None], 3, axis=-1)
-    bars = [probabilities] if truth is None else [probabilities, truth]
-    edges = []
-    for values in bars:
-        values = np.asarray(values[:count], np.float32)[:, None, None, None]
-        strong = np.array(drawing.MAGENTA) * np.nan_to_num(values)
-        bar = np.where(np.isnan(values), 90, strong).astype(np.uint8)
-        edges.append(np.broadcast_to(bar, (count, picture.shape[1], 4, 3)))
-    picture = np.concatenate([edges[0], picture, *edges[1:]], axis=2).copy()
-    picture[:, 0] = drawing.GREEN  # where a patch begins
-    picture = picture.reshape(-1, *picture.shape[2:])
-    down, right = record['pitch_mm'][:2]  # to 1 mm a pixel
-    size = round(picture.shape[1] * float(right)), round(len(picture) * float(down))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
+    height, width = (round(_PIXELS_PER_MM * float(size) * middle.shape[axis])
+                     for axis, size in ((1, down), (2, right)))
+    columns = max(-(-count // _COLUMN), _COLUMNS)
+    canvas = np.zeros(
+        (min(count, _COLUMN) * height, columns * (width + 3 * _BAR), 3), np.uint8)
+    for place, patch in enumerate(middle):
+        column_of, row_of = divmod(place, _COLUMN)
+        cell = canvas[row_of * height:, column_of * (width + 3 * _BAR):]
+        cell = cell[:height, :width + 2 * _BAR]
+        cell[:, _BAR:-_BAR] = cv2.resize(
+            drawing.to_grey(patch), (width, height), interpolation=cv2.INTER_CUBIC
+        )[..., None]
+        cell[:, :_BAR] = _bar_colour(probabilities[place])
+        if truth is not None:
+            cell[:, -_BAR:] = _bar_colour(truth[place])
+        cell[0] = drawing.GREEN  # where a patch begins
+    return canvas
+
+
+def _bar_colour(value):
+    return (90,) * 3 if np.isnan(value) else np.multiply(drawing.MAGENTA, value)

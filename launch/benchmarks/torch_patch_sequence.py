@@ -142,6 +142,9 @@ def build(model, *, patch_shape, channels):
                 return logits.masked_fill(~mask, -torch.inf).amax(1)
             if aggregation == 'mean':
                 return mean_logit(logits, mask)
+            if aggregation == 'noisy_or':
+                rest = functional.softplus(logits).masked_fill(~mask, 0).sum(1)
+                return rest + torch.log(-torch.expm1(-rest))
             if aggregation == 'smoothed_max':
                 # A filler's own neighbourhood may be empty: NaN, masked before it.
                 near = neighbours(mask, False) | ~mask[..., None]

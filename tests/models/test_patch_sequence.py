@@ -286,18 +286,39 @@ def test_mean_logits_are_sound_where_probabilities_round_to_0_and_1():
         patch_sequence.mean_logit(jnp.array([-300.0, 300.0]), mask[0]), 0, atol=1e-5)
 
 
+def test_the_logit_of_any_is_sound_where_probabilities_round_to_0_and_1():
+    mask = jnp.ones(3, bool)
+    for logits, expected, shares in (
+        ([-200.0, -201.0, -300.0], -200 + np.log1p(np.exp(-1)), [0.731059, 0.268941, 0]),
+        ([-16.0, -16.0, -16.0], -16 + np.log(3), [1 / 3] * 3),
+        ([-13.0, -13.0, -13.0], -13 + np.log(3), [1 / 3] * 3),
+        ([0.0, -300.0, 0.0], np.log(3), [2 / 3, 0, 2 / 3]),
+        ([90.0, -300.0, 10.0], 100, [1, 0, 1]),
+        ([300.0, 300.0, -300.0], 600, [1, 1, 0]),
+    ):
+        value, grad = jax.value_and_grad(patch_sequence.any_logit)(
+            jnp.array(logits), mask)
+        np.testing.assert_allclose(value, expected, rtol=2e-6)
+        np.testing.assert_allclose(grad, shares, rtol=1e-4, atol=1e-6)
+    nothing = jax.value_and_grad(patch_sequence.any_logit)(jnp.ones(3), ~mask)
+    np.testing.assert_array_equal(nothing[0], 0)
+    np.testing.assert_array_equal(nothing[1], np.zeros(3))
+
+
 def test_aggregations_without_parameters_follow_from_the_patch_logits():
     inputs = make_inputs([[1, 1, 0, 1, 1]])
-    models = [make_model(aggregation=x) for x in ('max', 'mean', 'smoothed_max')]
+    models = [make_model(aggregation=x) for x in (
+        'max', 'mean', 'smoothed_max', 'noisy_or')]
     models.append(make_model(sequence='max'))
     variables = variables_of(models[0], inputs)
-    plain, mean, smooth, filtered = compiled(
+    plain, mean, smooth, either, filtered = compiled(
         lambda x: [m.apply(variables, x, train=False) for m in models], inputs)(inputs)
     p = sigmoid(np.asarray(plain['patches'][0, [0, 1, 3, 4]], np.float64))
     for outputs, expected in (
         (plain, p.max()),
         (mean, p.mean()),
         (smooth, max(p[:2].mean(), p[:3].mean(), p[1:].mean(), p[2:].mean())),
+        (either, 1 - np.prod(1 - p)),
         (filtered, p.max()),
     ):
         np.testing.assert_allclose(outputs['series'], [logit(expected)], rtol=1e-5)

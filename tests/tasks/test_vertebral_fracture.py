@@ -221,6 +221,37 @@ def test_training_says_at_once_where_a_class_is_absent(tmp_path, patience, words
     assert (patience > 0) == ('no state is the best one, the last counts' not in text)
 
 
+def test_a_spine_is_drawn_in_columns_of_eight_with_what_is_said_beside_each_patch():
+    count = 11
+    hu = np.full((16, 24, 8, 4), -1024, np.int16)
+    hu[:count, 4:20] = 3000  # white, but for the context above and below
+    record = {
+        'inputs': hu, 'patch_mask': (np.arange(16) < count).astype(np.float32),
+        'pitch_mm': np.array([2.0, 5.0, 10.0], np.float32),
+        'context_mm': np.float32(8.0)}
+    said, truth = np.zeros(16), np.full(16, np.nan)
+    said[[1, 9]] = 1.0, 0.5
+    truth[[0, 10]] = 1, 0
+    picture = task_module.draw_spine(record, said, truth=truth)
+    # 16 rows of 2 mm, 8 columns of 5 mm, 2 pixels a mm.
+    height, bar, pitch = 64, 10, 110
+    assert picture.shape == (8 * height, 3 * pitch, 3)
+    cells = picture.reshape(8, height, 3, pitch, 3).swapaxes(0, 2).transpose(
+        0, 2, 1, 3, 4).reshape(24, height, pitch, 3)
+    left, middle = cells[:, 1:, :bar], cells[:, 1:, bar:-2 * bar]
+    right = cells[:, 1:, -2 * bar:-bar]
+    assert np.all(middle[:count] == 255) and np.all(cells[count:] == 0)
+    assert np.all(cells[:count, 0, :-bar] == task_module.drawing.GREEN)
+    assert np.all(left[1] == (230, 60, 230)) and np.all(left[9] == (115, 30, 115))
+    assert np.all(left[[0, *range(2, 9), 10]] == 0)
+    assert np.all(right[0] == (230, 60, 230)) and np.all(right[10] == 0)
+    assert np.all(right[1:10] == 90)
+    many = record | {
+        'inputs': np.tile(hu[:1], (30, 1, 1, 1)), 'patch_mask': np.ones(30)}
+    picture = task_module.draw_spine(many, np.zeros(30))
+    assert picture.shape == (8 * height, 4 * pitch, 3)
+
+
 def calibrate_drawn(seed):
     """Of a model that sees some of what there is, on the same 200 scans."""
     truth = np.random.default_rng(9).random((200, 1)) < 0.5
