@@ -13,8 +13,9 @@ drawn spines alone:
     python -m launch.train --config=configs/vertebral_fracture.py:phantom \
         --workdir=/tmp/fracture
 
-4,000 scans drawn in 8 minutes, 12 epochs in 26, on two CPU cores with tests running
-beside it: AUC of patients 0.951 (0.929 to 0.970), 389 drawn scans held out.
+28 minutes on two CPU cores: 4,000 scans drawn, 10 epochs. AUC of patients 0.950 (0.927
+to 0.969), 389 drawn scans held out; of 400 scans each of two other seeds 0.951 and
+0.969.
 """
 
 from ml_collections import ConfigDict

@@ -8,6 +8,7 @@ grid as jaxmed.grids describes it.
 """
 
 from jaxmed.models.patch_sequence import FAMILIES
+from jaxmed.tasks.fracture_sections import PAPER_TABLE
 
 # What makes copies of a spine that are not quite it; all off is no augmentation.
 AUGMENTATIONS = {
@@ -15,14 +16,6 @@ AUGMENTATIONS = {
     'slab': 0.0, 'light': 0.0,
 }
 RATES = ('learning_rate', 'kernel_rate')  # of optimisers; not all have both
-# Table 1. What is not available there is None.
-LITERATURE = (
-    ('Bar et al. 2017', None, 0.839, 0.938, 3701, '2D'),
-    ('Tomita et al. 2018', 0.92, 0.88, 0.71, 1432, '2D'),
-    ('Valentinitsch et al. 2019', 0.88, 0.80, 0.74, 154, '3D'),
-    ('Nicolaes et al. 2019', 0.95, 0.905, 0.938, 90, '3D'),
-    ('paper 001', 0.955, 0.822, 0.951, 2489, '3D'),
-)
 
 
 def pool(config):
@@ -77,7 +70,7 @@ def pool(config):
                 name: {'data.sampling': name} for name in ('balanced', 'uniform')
             },
         },
-        'literature': LITERATURE,
+        'literature': [[name, *row] for name, row in PAPER_TABLE.items()],
     }
 
 

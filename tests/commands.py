@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,10 +38,21 @@ def environment(devices):
 
 def start(module, *flags, devices=1, **options):
     """A command as a user starts it."""
+    variables = environment(devices) | {'PYTHONFAULTHANDLER': '1'}
     return subprocess.Popen(
-        command(module, *flags), cwd=ROOT, env=os.environ | environment(devices),
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
+        command(module, *flags), cwd=ROOT, env=os.environ | variables, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
     )
+
+
+def finish(process, *, seconds):
+    """What a started command prints until it ends; of a stuck one, where it is."""
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # faulthandler prints all threads
+        output = process.communicate(timeout=60)[0]
+        raise TimeoutError(f'after {seconds} s: {output}') from None
 
 
 def run(module, *flags, devices=1, warm=True):
@@ -57,7 +69,7 @@ def run(module, *flags, devices=1, warm=True):
     """
     if not warm:
         process = start(module, *flags, devices=devices)
-        output, _ = process.communicate(timeout=240)
+        output = finish(process, seconds=240)
         return process.returncode, output
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / 'output'

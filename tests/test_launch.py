@@ -22,7 +22,7 @@ import launch
 from jaxmed import progress, runs
 from jaxmed.data import records
 from jaxmed.errors import RecordError
-from tests.commands import ROOT, TINY, command, run, start, state_of
+from tests.commands import ROOT, TINY, command, finish, run, start, state_of
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +114,7 @@ def test_a_signal_saves_exits_0_and_says_how_to_resume(tmp_path, number, workers
         if progress.FIRST_UPDATE in line:
             break
     os.killpg(process.pid, number)  # as a terminal does: reading processes too
-    output, _ = process.communicate(timeout=60)
+    output = finish(process, seconds=60)
     assert process.returncode == 0, output
     assert 'Traceback' not in output
     assert 'to resume, run again: ' in output and ' -m launch.train' in output
@@ -129,7 +129,7 @@ def test_sigterm_before_the_loop_exits_0_and_leaves_no_half_records(tmp_path):
     while process.poll() is None and not list(tmp_path.glob('run/.records.partial-*')):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output = finish(process, seconds=60)
     assert process.returncode == 0, output
     assert 'stopped outside of the training loop; to resume' in output
     assert list(tmp_path.glob('run/*')) == list(tmp_path.glob('run/.*')) == []
@@ -143,7 +143,7 @@ def test_two_processes_of_two_devices_train_like_one_device(trained, tmp_path):
               f'--coordinator=127.0.0.1:{port}', '--num_processes=2')
     processes = [
         start('train', *shared, f'--process_id={i}', devices=2) for i in (0, 1)]
-    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    outputs = [finish(process, seconds=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     one, two = state_of(trained[0])[0], state_of(tmp_path / 'run')[0]
     assert int(two.step) == 6

@@ -19,8 +19,8 @@ from jaxmed.types import Card, Task, View
 
 CARD = Card(
     title='Vertebral compression fractures in CT',
-    about='A 3D CNN sees patches along the straightened spine, a sequence model or '
-          'their maximum speaks for all: how likely is a fracture, and where.',
+    about='A 3D CNN sees patches along the straightened spine; together they tell how '
+          'likely a fracture is, and where.',
     legend='beside each patch, predicted left and true right: the stronger the '
            'magenta, the likelier; grey: unknown',
     paper={'auc': 0.955},
