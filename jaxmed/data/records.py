@@ -11,6 +11,7 @@ Splits are drawn by a hash of the patient id, never by image: the same patient i
 the same side for the same seed, however many others come or go.
 """
 
+import contextlib
 import csv
 import glob
 import hashlib
@@ -104,6 +105,16 @@ class _Shards:
             self.writer = None
             self.shards[-1]['sha256'] = _sha256(self.folder / self.shards[-1]['file'])
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        # What the source or a signal raised leaves a writer open, with threads at work.
+        if self.writer is not None:
+            with contextlib.suppress(RuntimeError, OSError):
+                self.writer.close()
+            self.writer = None
+
 
 def write_records(
     records, folder, *, task, fractions, seed, fold=0, overwrite=False, labels=()
@@ -140,10 +151,13 @@ def write_records(
     try:
         _remove_leftovers(folder)
         partial.mkdir(parents=True)
-        manifest = _write_all(
-            records, partial, folder, labels=labels, task=task, fractions=fractions,
-            seed=seed, fold=fold,
-        )
+        with contextlib.ExitStack() as stack:
+            manifest = _write_all(
+                records, partial, folder, labels=labels, task=task,
+                fractions=fractions, seed=seed, fold=fold, shards={
+                    split: stack.enter_context(_Shards(partial, split))
+                    for split in SPLITS},
+            )
         if folder.exists():
             os.replace(folder, old)
         os.replace(partial, folder)
@@ -194,8 +208,9 @@ def _lives(process):
     return True
 
 
-def _write_all(records, partial, folder, *, labels, task, fractions, seed, fold):
-    shards = {split: _Shards(partial, split) for split in SPLITS}
+def _write_all(
+    records, partial, folder, *, labels, task, fractions, seed, fold, shards
+):
     cases, seen, first, found, sides, drawn = {}, set(), None, {}, {}, False
     tally = _Tally(labels)
     for record in _keep_result(records, found):

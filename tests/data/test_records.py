@@ -105,6 +105,32 @@ def test_records_of_another_task_or_schema_are_refused(examples, tmp_path):
         read(tmp_path, 'train')
 
 
+def test_no_writer_stays_open_when_the_source_fails(examples, tmp_path, monkeypatch):
+    opened, real = [], records.array_record_module.ArrayRecordWriter
+
+    class Watched:
+        def __init__(self, *args):
+            opened.append(self)
+            writer = real(*args)
+            self.write, self._close, self.closed = writer.write, writer.close, False
+
+        def close(self):
+            self._close()
+            self.closed = True
+
+    monkeypatch.setattr(records.array_record_module, 'ArrayRecordWriter', Watched)
+
+    def source():
+        yield from (examples(60)[i] for i in range(60))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        records.write_records(
+            source(), tmp_path / 'a', task='toy', fractions=FRACTIONS, seed=0)
+    assert len(opened) == 3 and all(writer.closed for writer in opened)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_reader_that_fails_leaves_nothing_behind(examples, tmp_path):
     def broken():
         yield examples(1)[0]
