@@ -77,7 +77,8 @@ def pool(config):
 def aggregations(config):
     """Figure 3a: how a series is judged by its patches, without a sequence model.
 
-    Of the third the paper does not say whether it knows positions; here it does.
+    Of the third the paper does not say whether it knows positions; here it does. The
+    fourth is ours.
     """
     del config
 
@@ -93,6 +94,7 @@ def aggregations(config):
         'rows': {
             'max': row(False, 'max'), 'max + position': row(True, 'max'),
             'BiLSTM aggregation': row(True, 'bilstm'),
+            'noisy-or + position': row(True, 'noisy_or'),
         },
     }
 

@@ -25,6 +25,7 @@ from jaxmed.tasks import TASKS
 
 CONFIG = 'config.json'
 CALIBRATION = 'calibration.json'
+DETECTORS = 'spinal_cord'  # the task whose runs find what another one looks at
 FREE = ('runtime', 'evaluate')  # sections that do not change the parameters
 LOG = logging.getLogger('jaxmed')
 RECORDS = 'data.records'  # may move: their fingerprint is compared, not their place
@@ -48,7 +49,9 @@ def make_task(config, *, axis_name=None):
         options = options | {'detector': _Detector(named) if named else None}
     try:
         return TASKS[name](**options, axis_name=axis_name)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f'task {name}', error) from None
 
 
@@ -61,7 +64,7 @@ class _Detector:
     @functools.cached_property
     def _loaded(self):
         try:
-            return load(self._workdir)
+            return _load_detector(self._workdir)
         except InputError as error:  # no scan's fault
             raise ConfigError('task.detector', error) from None
 
@@ -72,6 +75,13 @@ class _Detector:
     @property
     def apply(self):
         return self._loaded.apply
+
+
+def _load_detector(workdir):
+    name = read_config(workdir)['task_name']
+    if name != DETECTORS:
+        raise CheckpointError(workdir, f'a run of task {name!r}, not of {DETECTORS!r}')
+    return load(workdir)
 
 
 def check_config(workdir, config):
@@ -115,9 +125,12 @@ def read_calibration(workdir):
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(path, f'damaged: {error}') from None
+    if not isinstance(values, dict) or not values:
+        raise CheckpointError(path, 'damaged: it holds no named values')
+    return values
 
 
 def has_begun(workdir):
@@ -200,6 +213,8 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
         (tasks, members, config of the first run, steps), one of each per run.
 
     Raises:
+        ConfigError: a task option that there is not, of another kind, or that would
+            change what the network sees or is.
         CheckpointError: a folder is no run, is one of another task than the first or
             reads files in another way, or its checkpoint is damaged or does not fit its
             config.
@@ -213,10 +228,12 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
                 workdir,
                 f'a run of task {config["task_name"]!r}, not of {first["task_name"]!r}',
             )
+        check_options(config['task'], task_options or {})
         options = config['task'] | (task_options or {})
         if tasks and 'detector' in options:
             options['detector'] = ''  # the first member reads for all
         task = make_task(config | {'task': options})
+        _check_network(config, task)
         for name, value in task.reading.items() if tasks else ():
             if tasks[0].reading[name] != value:
                 raise CheckpointError(
@@ -243,6 +260,34 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
     if len(tasks) > 1 and calibrate and tasks[0].together is not None:
         tasks[0] = tasks[0].together([read_calibration(path) for path in workdirs])
     return tasks, members, first, steps
+
+
+def check_options(trained, options):
+    """Raises ConfigError for an option of another kind than the config's value."""
+    for name, value in options.items():
+        if name not in trained or name == 'detector':
+            continue  # make_task names the first, and the second is a run
+        own = trained[name]
+        kinds = ((bool,), (int, float), (str,), (list, tuple), (dict,))
+        kind = next((k for k in kinds if isinstance(own, k)), (object,))
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind == (bool,)):
+            raise ConfigError(f'task.{name}', f'{value!r} where there was {own!r}')
+
+
+def _check_network(config, task):
+    """Raises ConfigError if a task made with other options is of another network."""
+    options = config['task']
+    if 'detector' in options:
+        options = options | {'detector': ''}
+    own = make_task(config | {'task': options})
+    if own.model != task.model or _settings(own) != _settings(task):
+        raise ConfigError('--task', 'changes what the network is or sees; it was '
+                          'trained with other values, and they can\'t be changed')
+
+
+def _settings(task):
+    # Of closures nothing can be told.
+    return getattr(task.preprocess, 'keywords', None)
 
 
 def load(
@@ -275,7 +320,7 @@ def load(
             raise ConfigError(
                 'task.detector', 'name a trained run of the task spinal_cord: '
                 '--task=detector=RUN')
-        detector = load(named) if named else None
+        detector = _load_detector(named) if named else None
     tasks, members, config, steps = load_members(workdirs, task_options=(
         changes | {'detector': detector} if 'detector' in own else changes))
     views = check_views(tasks, config['evaluate']['views'] if views is None else views)
@@ -303,6 +348,6 @@ def load(
 def check_views(tasks, views):
     """The number of views of test-time augmentation, if all tasks have as many."""
     most = min(len(task.views) for task in tasks)
-    if not 1 <= views <= most:
+    if not isinstance(views, int) or not 1 <= views <= most:
         raise ConfigError('evaluate.views', f'{views} is not in [1, {most}]')
     return views

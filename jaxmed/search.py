@@ -87,8 +87,17 @@ def run_search(
         plan, summary, results=pool.report(chosen, 'test' if test else 'valid'),
         commands=[
             pool.command('evaluate', chosen),
-            pool.command('predict', chosen, '--input=SCANS', '--output=FOLDER'),
+            pool.command(
+                'predict', chosen, *_name_detector(plan.config['task']),
+                '--input=SCANS', '--output=FOLDER'),
         ])
+
+
+def _name_detector(options):
+    """The flag without which a task that needs a detector can't read files."""
+    if 'detector' not in options:
+        return []
+    return [f'--task=detector={options["detector"] or "DETECTOR"}']
 
 
 def _check_enough(plan, trained, failed):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -95,12 +96,53 @@ def test_prediction_without_a_detector_ends_in_one_line(folder, tmp_path):
     for options, words in (
         ('detector=""', 'error: task.detector: name a trained run'),
         (f'detector={folder}/cords', f'error: {folder}/cords: not a run folder'),
+        (f'detector={folder}/fracture',
+         f"error: {folder}/fracture: a run of task 'vertebral_fracture', not of"),
+        (f'detector={folder}/cord,window_centre_hu=100',
+         'error: --task: changes what the network is or sees'),
+        (f'detector={folder}/cord,read_seconds=x',
+         "error: task.read_seconds: 'x' where there was 120.0"),
+        (f'detector={folder}/cord,mirror=3', 'error: task.mirror: 3 where there was T'),
+        (f'detector={folder}/cord,min_slice=3', 'error: task vertebral_fracture: '),
     ):
         code, text = run(
             'predict', f'--workdir={folder}/fracture', f'--task={options}',
             f'--input={tmp_path}/in', f'--output={tmp_path}/out')
         assert code == 2 and text.startswith(words) and text.count('\n') == 1, text
         assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('name, change, words', [
+    ('config.json', lambda c: c['task'].update(model=[1]), 'error: task vertebral'),
+    ('config.json', lambda c: c['task'].update(model='x'), 'error: task vertebral'),
+    ('config.json', lambda c: c['evaluate'].update(views='a'), 'error: evaluate.views'),
+    ('calibration.json', [1], 'calibration.json: damaged'),
+    ('calibration.json', [], 'calibration.json: damaged'),
+])
+def test_a_run_of_damaged_files_ends_in_one_line(
+    folder, tmp_path, name, change, words
+):
+    shutil.copytree(folder / 'fracture', tmp_path / 'run')
+    if callable(change):
+        values = json.loads((tmp_path / 'run' / name).read_text())
+        change(values)
+    else:
+        values = change
+    (tmp_path / 'run' / name).write_text(json.dumps(values))
+    (tmp_path / 'a.nii.gz').write_bytes(b'damaged')
+    code, text = run(
+        'predict', f'--workdir={tmp_path}/run', f'--task=detector={folder}/cord',
+        f'--input={tmp_path}/a.nii.gz', f'--output={tmp_path}/out')
+    assert code == 2 and text.count('\n') == 1 and words in text, text
+    assert text.startswith('error: ') and not (tmp_path / 'out').exists()
+
+
+def test_the_detector_of_a_preparation_is_of_its_task(folder, tmp_path):
+    hu = np.random.default_rng(0).integers(-1000, 1000, (20, 32, 32), np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(tmp_path / 'a.nii.gz'))
+    task = runs.make_task(fracture_config(folder / 'fracture'))
+    with pytest.raises(ConfigError, match="a run of task 'vertebral_fracture', not of"):
+        task.read(tmp_path / 'a.nii.gz', case_id='a')
 
 
 def test_predicting_with_a_detector_costs_a_damaged_scan_its_row(folder, tmp_path):

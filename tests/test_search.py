@@ -79,6 +79,7 @@ def test_the_best_ensemble_is_found_measured_and_kept(tmp_path):
     paths = ','.join(str(folder / 'runs' / name) for name in ('with-place', 'without'))
     commands = (folder / 'ensemble.txt').read_text()
     assert f'launch.evaluate --workdir={paths}\n' in commands
+    assert f'launch.predict --workdir={paths} --task=detector=DETECTOR ' in commands
 
     # Of a search that was stopped while one run had ended.
     before = {name: (folder / name).read_bytes() for name in (

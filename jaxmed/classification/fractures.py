@@ -201,13 +201,13 @@ def calibrate(valid_cases, *, by_maximum):
 
     Args:
         valid_cases: rows of the tuning split, as the network gives them.
-        by_maximum: whether the probability of a scan is the highest of its patches.
+        by_maximum: whether the logit of a scan is the highest of its patches'.
 
     Returns:
         {'scale', 'offset', 'reason'} of platt.fit_scaling, for the probability of a
         scan; 'patches', the same for those of its patches: the scan's own `by_maximum`,
-        so that one stays the highest of the others, else fitted to patches whose label
-        is known, or 1 and 0 with a reason where those are few; 'by_maximum';
+        else fitted to patches whose label is known, or 1 and 0 with a reason where
+        those are few; 'by_maximum';
         'thresholds' of choose_thresholds, for what these make of them; and 'tuning',
         the scans it was fitted to, which `calibrate_together` needs.
     """

@@ -33,7 +33,10 @@ AXES = {
     'mm': '(x, y, z) of the patient: to the left, to the back, to the head (LPS)',
     'patch': 'all that the network saw at once',
     'bodies': 'its part where vertebral bodies lie: what is boxed in the picture',
-    'boxed': 'a finding: likely, in a scan above its threshold',
+    'probability': 'of the patient: of a fracture anywhere, so no less than that of '
+                   'any patch, and more where several are doubtful',
+    'boxed': 'a finding: likely, or the likeliest if none is, in a patient above the '
+             'threshold',
     'likely': 'from the threshold of patches on; a thin box where it is no finding',
     'doubtful': 'misses the spine or lies mostly outside of the scan: skipped, no '
                 'network saw it; ? in the picture',
@@ -115,8 +118,10 @@ def findings(
     boxed, likely = choose_patches(parts, verdict, operating_point)
     warnings = find_warnings(scan)
     likeliest = int(np.nanargmax(parts))
+    # Patient and patches are calibrated apart, and a part is no likelier than any.
+    told = np.minimum(parts, series)
     places = [{
-        'probability': None if reason else round(float(parts[i]), 4),
+        'probability': None if reason else round(float(told[i]), 4),
         'boxed': bool(boxed[i]), 'likely': bool(likely[i]), 'doubtful': bool(reason),
         'position': round(float(scan.position[i]), 4), 'z_mm': _rounded(scan.z_mm[i]),
         'patch': _place(scan.patch, i), 'bodies': _place(scan.bodies, i),
@@ -131,7 +136,7 @@ def findings(
             'threshold': '' if threshold is None else round(threshold, 4),
             'patches': len(parts), 'skipped': len(skipped), 'boxed': int(boxed.sum()),
             'likeliest_patch': likeliest,
-            'likeliest_probability': round(float(parts[likeliest]), 4),
+            'likeliest_probability': round(float(told[likeliest]), 4),
             'likeliest_z_mm': round(float(scan.z_mm[likeliest].mean()), 1),
             'warnings': '; '.join(warnings),
         },
@@ -297,7 +302,7 @@ def draw_findings(
     front, back = (left + c * right * scale for c in scan.view_columns)
     edge = left + wide
     for i in np.argsort(2 * boxed + likely, kind='stable'):  # boxes above ticks
-        shown = '?' if scan.skipped[i] else f'{parts[i]:.2f}'
+        shown = '?' if scan.skipped[i] else f'{min(parts[i], series):.2f}'
         upper, lower = (place(row) for row in scan.view_rows[i])
         centre = (upper + lower) / 2
         if boxed[i]:

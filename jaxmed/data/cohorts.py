@@ -1,10 +1,11 @@
 """A folder of scans and a table about them: who is meant, and what became of each."""
 
 import csv
+import hashlib
 import logging
 from pathlib import Path
 
-from jaxmed.data import volumes
+from jaxmed.data import identity, volumes
 from jaxmed.errors import ConfigError, InputError, RecordError
 
 LOG = logging.getLogger('jaxmed')
@@ -28,6 +29,7 @@ class Cohort:
 
     def __init__(self, source, *, read):
         self.source, self._read = Path(source), read
+        self._patients = {}
         self.scans = {case: path for path, case in volumes.find_scans(self.source)}
         self._names = {case: case for case in self.scans} | {
             path.relative_to(self.source).as_posix(): case
@@ -35,24 +37,39 @@ class Cohort:
         }
         self.found = {'scans': 0, 'excluded': {}, 'unprocessable': {}}
 
-    def group(self, table, *, columns):
+    def group(self, table, *, columns, others=()):
         """{case id: [(line, row as dict)]} of a CSV table with a column 'series'.
 
-        Series are named by case id or path, with or without suffix.
+        Series are named by case id or path, with or without suffix. A column
+        'patient_id' tells which series are of one patient, in place of what their
+        files tell: NIfTI files tell nothing, so without it each is a patient.
 
         Args:
             table: the file.
             columns: it must have, beside 'series'.
+            others: columns that it may have; what else it has is warned of.
 
         Raises:
-            RecordError: no such file, no column or row, a series that is not there.
+            RecordError: no such file, no column or row, a series that is not there or
+                is of two patients.
         """
         cases = {}
-        for line, row in read_rows(table, columns=('series', *columns)):
+        rows = read_rows(table, columns=('series', *columns))
+        unused = set(rows[0][1]) - {'series', 'patient_id', *columns, *others, ''}
+        if unused:
+            LOG.warning('%s: not used, column %s', table, ', '.join(sorted(unused)))
+        for line, row in rows:
             if row['series'] not in self._names:
                 raise RecordError(
                     table, f'series {row["series"]!r} is not in {self.source}')
-            cases.setdefault(self._names[row['series']], []).append((line, row))
+            case_id = self._names[row['series']]
+            cases.setdefault(case_id, []).append((line, row))
+            patient = row.get('patient_id', '')
+            if identity.names_someone(patient):
+                known = self._patients.setdefault(case_id, patient)
+                if known != patient:
+                    raise RecordError(table, f'line {line}: series {row["series"]!r} '
+                                      f'is of patient {known!r} and of {patient!r}')
         return cases
 
     def attempt(self, case_id, function):
@@ -69,6 +86,10 @@ class Cohort:
         """A scan; None if it can't be read or is of a kind that is left out."""
         self.found['scans'] += 1
         volume = self.attempt(case_id, lambda: self._read(self.scans[case_id]))
+        if volume is not None and case_id in self._patients:
+            # The name itself is not kept.
+            digest = hashlib.sha256(f'patient:{self._patients[case_id]}'.encode())
+            volume = volume._replace(patient_id=digest.hexdigest()[:16])
         if volume is None or not volume.facts['exclusion']:
             return volume
         LOG.warning('%s: left out, %s', case_id, volume.facts['exclusion'])

@@ -93,7 +93,8 @@ def read(
     The table is a CSV with the columns series (path of the scan in `source`, with or
     without its suffix) and fracture (1, 0, or nothing where it is unknown), and perhaps
     z_mm: the height of a fractured vertebra in the patient's LPS coordinates, one row
-    for each; and of that vertebra grade (Genant: 1, 2 or 3) and level (T1 to L5). A
+    for each; and of that vertebra grade (Genant: 1, 2 or 3) and level (T1 to L5); and
+    patient_id, the same in all series of a patient (cohorts.Cohort.group). A
     series with fracture 0 has no fractured patch; one with heights has those patches
     fractured that they lie in; of others the patches are unknown.
 
@@ -121,7 +122,8 @@ def read(
     cohort = Cohort(source, read=read_volume)
     table = {
         case_id: _settle(labels, rows)
-        for case_id, rows in cohort.group(labels, columns=('fracture',)).items()
+        for case_id, rows in cohort.group(
+            labels, columns=('fracture',), others=('z_mm', 'grade', 'level')).items()
     }
     unprocessable = cohort.found['unprocessable_targets'] = {}
     left_out = cohort.found['outside'] = {}

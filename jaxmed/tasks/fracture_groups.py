@@ -1,4 +1,4 @@
-"""Fractures by group: by Genant grade, by slice thickness, by region of the spine."""
+"""Fractures by group: by grade, slice thickness, length and region of the spine."""
 
 import math
 
@@ -19,6 +19,7 @@ from jaxmed.report import Section, Table
 
 GRADES = {1: 'Genant 1, mild', 2: 'Genant 2, moderate', 3: 'Genant 3, severe'}
 SLICES_MM = ((0.0, 1.5), (1.5, 3.0), (3.0, math.inf))
+PATCHES = ((0, 7), (7, 13), (13, math.inf))
 # VerSe's numbers (data.spines.LEVELS); 28 is T13.
 REGIONS = {
     'Neck, C1 to C7': tuple(range(1, 8)),
@@ -53,7 +54,7 @@ def make_section(cases, thresholds, *, chosen_on):
     return Section(
         'By group', f'{" ".join(called)} Groups are small: read their intervals.',
         tables=[_by_grade(cases, thresholds), _by_slice(cases, thresholds),
-                _by_region(cases, thresholds)])
+                _by_length(cases, thresholds), _by_region(cases, thresholds)])
 
 
 def _patch_share(cases, chosen, thresholds, reason):
@@ -123,15 +124,34 @@ def _by_grade(cases, thresholds):
 def _by_slice(cases, thresholds):
     # Headers tell 1.5 mm as 1.5000001, too.
     slice_mm = np.round(np.asarray(cases['slice_mm'], float).ravel(), 2)
+    return Table(
+        'By slice thickness', ['Between slices', *_SCAN_COLUMNS],
+        _scan_rows(cases, thresholds, slice_mm, SLICES_MM, ' mm'),
+        'From one slice to the next, as the scan was read.')
+
+
+def _by_length(cases, thresholds):
+    count = np.sum(np.asarray(cases['patch_mask']) > 0, axis=1)
+    return Table(
+        'By length of the spine', ['Patches of the scan', *_SCAN_COLUMNS],
+        _scan_rows(cases, thresholds, count, PATCHES, ''),
+        'More patches are more chances of a false one.')
+
+
+_SCAN_COLUMNS = ['With a fracture', 'AUC', 'Sensitivity', 'Specificity']
+
+
+def _scan_rows(cases, thresholds, values, limits, unit):
+    """Rows of _SCAN_COLUMNS, of scans whose value [N] lies between two limits."""
     rows = []
     groups = {
         ', '.join(
-            [f'over {low:g} mm'] * (low > 0)
-            + [f'up to {high:g} mm'] * (high < math.inf)
-        ).capitalize(): (slice_mm > low) & (slice_mm <= high)
-        for low, high in SLICES_MM}
-    if np.isnan(slice_mm).any():
-        groups['Not told'] = np.isnan(slice_mm)
+            [f'over {low:g}{unit}'] * (low > 0)
+            + [f'up to {high:g}{unit}'] * (high < math.inf)
+        ).capitalize(): (values > low) & (values <= high)
+        for low, high in limits}
+    if np.isnan(values).any():
+        groups['Not told'] = np.isnan(values)
     for name, inside in groups.items():
         group = {key: np.asarray(cases[key])[inside]
                  for key in ('probability', 'targets', 'patient_id')}
@@ -140,10 +160,7 @@ def _by_slice(cases, thresholds):
             *([undefined('no scan like this')] * 3 if not inside.any() else [
                 area_of(*truth_of(group), group['patient_id'], thing='scan'),
                 *rates_of(group, thresholds, 'youden')[:2]])])
-    return Table(
-        'By slice thickness', ['Between slices', 'With a fracture', 'AUC',
-                               'Sensitivity', 'Specificity'], rows,
-        'From one slice to the next, as the scan was read.')
+    return rows
 
 
 def _by_region(cases, thresholds):

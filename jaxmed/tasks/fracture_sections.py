@@ -294,7 +294,7 @@ def _scaling_text(calibrations, kept):
         text += (' Probabilities of patches are not calibrated: '
                  f'{patches["reason"]}.')
     elif kept['by_maximum']:
-        text += ' Patches are scaled as their scan is, the highest of them.'
+        text += ' Patches are scaled as their scan is.'
     else:
         text += (' Patches have a scaling of their own, fitted to those whose label is '
                  f'known: {_words(patches)}.')

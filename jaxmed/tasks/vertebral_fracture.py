@@ -21,8 +21,9 @@ CARD = Card(
     title='Vertebral compression fractures in CT',
     about='A 3D CNN sees patches along the straightened spine; together they tell how '
           'likely a fracture is, and where.',
-    legend='beside each patch, predicted left and true right: the stronger the '
-           'magenta, the likelier; grey: unknown',
+    legend='the spine in columns, its upper end at the top left; beside each patch, '
+           'predicted left and true right: the stronger the magenta, the likelier; '
+           'grey: unknown',
     paper={'auc': 0.955},
     paper_data='346 series of its own',
 )

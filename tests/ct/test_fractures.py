@@ -67,6 +67,14 @@ def test_findings_say_how_likely_where_and_against_which_threshold():
         'low': [-32.0, -50.0, 579.0], 'high': [32.0, -3.0, 619.0]}
 
 
+def test_no_patch_is_told_as_likelier_than_its_patient():
+    finding = find(scan_record(), [0.1, 0.81, 0.8, 0.05], series=0.8)
+    told = [patch['probability'] for patch in finding.details['patches']]
+    assert told == [0.1, 0.8, 0.8, 0.05]
+    assert finding.row['likeliest_patch'] == 1
+    assert finding.row['likeliest_probability'] == 0.8
+
+
 def test_without_a_calibration_there_is_no_verdict():
     finding = find(scan_record(), [0.9, 0.1, 0, 0], point=None, calibrated=False)
     assert finding.row['verdict'] == finding.row['threshold'] == ''

@@ -118,6 +118,28 @@ def test_a_table_that_contradicts_itself_or_the_scan_is_named(tmp_path, lines, w
         read(tmp_path, *lines)
 
 
+def test_a_table_tells_which_scans_are_of_one_patient(tmp_path, caplog):
+    for name in 'abcd':
+        write_scan(tmp_path, name, depth=40 + ord(name) - 97)
+    records, _ = read(
+        tmp_path, 'a,1,150,Doe', 'a,,105,', 'b,0,,Doe', 'c,0,,Roe', 'd,0,,n/a',
+        columns='series,fracture,z_mm,patient_id')
+    a, b, c, d = (record['patient_id'] for record in records)
+    assert a == b and len({a, c, d}) == 3 and all(len(x) == 16 for x in (a, c, d))
+    alone, _ = read(tmp_path, 'd,0,')
+    assert alone[0]['patient_id'] == d  # what is written for everybody is nobody
+    assert not caplog.records
+    with pytest.raises(RecordError, match="line 3: series 'a' is of patient 'Doe' and"):
+        read(tmp_path, 'a,1,150,Doe', 'a,,105,Roe',
+             columns='series,fracture,z_mm,patient_id')
+
+
+def test_a_column_that_nothing_reads_is_named(tmp_path, caplog):
+    write_scan(tmp_path, 'a')
+    read(tmp_path, 'a,1,150,3', columns='series,fracture,z,Grade')
+    assert 'labels.csv: not used, column Grade, z' in caplog.text
+
+
 def test_a_height_beside_the_scan_costs_no_other_label(tmp_path):
     for name in 'abc':
         write_scan(tmp_path, name)

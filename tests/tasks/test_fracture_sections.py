@@ -222,6 +222,20 @@ def test_slices_of_1_5_and_3_mm_belong_to_the_thinner_group():
         'no scan like this')
 
 
+def test_long_and_short_spines_stand_apart():
+    cases = draw()
+    cases['patch_mask'][:10] = 0
+    cases['patch_mask'][:10, 0] = 1
+    table = tables_of(make(cases, draw(seed=1))['By group'])['By length of the spine']
+    count = np.sum(cases['patch_mask'] > 0, axis=1)
+    counts = {name: int(row['With a fracture'].split(' of ')[1])
+              for name, row in table.items()}
+    assert counts == {
+        'Up to 7': np.sum(count <= 7), 'Over 7, up to 13': np.sum(
+            (count > 7) & (count <= 13)), 'Over 13': np.sum(count > 13)}
+    assert counts['Up to 7'] >= 10
+
+
 def test_regions_hold_named_vertebrae_and_thirds_the_patches_of_other_scans():
     cases, valid = draw(), draw(seed=1)
     part = make(cases, valid)['By group']
@@ -253,7 +267,7 @@ def test_regions_hold_named_vertebrae_and_thirds_the_patches_of_other_scans():
             f'{np.sum(rest == 1)} of {rest.size}')
         false = other['patch_probability'][:, place[third]][rest == 0] >= threshold
         assert np.isclose(table[third]['False patches a scan'], false.sum() / 30)
-    note = part.tables[2].note
+    note = part.tables[3].note
     assert 'named in 30 scans' in note and 'third' in note
     assert 'Neck, C1 to C7' not in table
 
