@@ -105,8 +105,7 @@ def ablation(config):
     Where the config's model has no model of the sequence, one row adds it.
     """
     if config['task']['model']['sequence'] == 'none':
-        sequence = {'with sequence model (BiLSTM)': {
-            'task.model.sequence': 'bilstm', 'task.model.residual': True}}
+        sequence = {'with sequence model (BiLSTM)': {'task.model.sequence': 'bilstm'}}
     else:
         sequence = {'without sequence model': {'task.model.sequence': 'none'}}
     off = {f'task.{name}': value for name, value in AUGMENTATIONS.items()}

@@ -27,11 +27,9 @@ INITIALISATIONS = {
     'he_normal': nn.initializers.he_normal(),
 }
 # The ensemble's three (section 3.3). Of the third the paper tells the name only: here
-# one convolution a block, and nothing looks beyond a patch but the maximum. Without a
-# way around it an LSTM learnt nothing from drawn spines.
+# one convolution a block, and nothing looks beyond a patch but the maximum.
 FAMILIES = {
-    'sequence_lstm': dict(
-        convolutions=2, sequence='lstm', residual=True, aggregation='max'),
+    'sequence_lstm': dict(convolutions=2, sequence='lstm', aggregation='max'),
     'sequence_max': dict(convolutions=2, sequence='none', aggregation='max'),
     'shallow': dict(convolutions=1, sequence='none', aggregation='max'),
 }
