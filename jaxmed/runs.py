@@ -228,12 +228,13 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
                 workdir,
                 f'a run of task {config["task_name"]!r}, not of {first["task_name"]!r}',
             )
-        check_options(config['task'], task_options or {})
+        _check_options(config['task'], task_options or {})
         options = config['task'] | (task_options or {})
         if tasks and 'detector' in options:
             options['detector'] = ''  # the first member reads for all
         task = make_task(config | {'task': options})
-        _check_network(config, task)
+        if task_options:
+            _check_network(config, task)
         for name, value in task.reading.items() if tasks else ():
             if tasks[0].reading[name] != value:
                 raise CheckpointError(
@@ -262,7 +263,7 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
     return tasks, members, first, steps
 
 
-def check_options(trained, options):
+def _check_options(trained, options):
     """Raises ConfigError for an option of another kind than the config's value."""
     for name, value in options.items():
         if name not in trained or name == 'detector':

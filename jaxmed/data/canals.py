@@ -37,7 +37,8 @@ def read_boxes(source, *, labels, size_px, pixel_mm, read):
     without its suffix), slice (index along the file's slices, from 0) and the box as
     x0, y0, x1, y1 in pixels of the file's slice (columns and rows, from the outer
     corner of the first pixel) or as x0_mm, y0_mm, x1_mm, y1_mm in the patient's LPS
-    coordinates. A row without a box says that no canal is in the slice.
+    coordinates. A row without a box says that no canal is in the slice. A column
+    patient_id tells which scans are of one patient (cohorts.Cohort.group).
 
     Args:
         source: folder of scans.

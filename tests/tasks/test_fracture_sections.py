@@ -223,17 +223,19 @@ def test_slices_of_1_5_and_3_mm_belong_to_the_thinner_group():
 
 
 def test_long_and_short_spines_stand_apart():
-    cases = draw()
-    cases['patch_mask'][:10] = 0
-    cases['patch_mask'][:10, 0] = 1
+    cases, size = draw(), 20
+    for name in (
+        'patch_mask', 'patch_probability', 'patch_targets', 'position', 'grade', 'level'
+    ):
+        cases[name] = np.tile(cases[name], size)[:, :size]
+    count = np.repeat([7, 8, 13, 14, 20], 12)
+    cases['patch_mask'] = (np.arange(size) < count[:, None]).astype(float)
     table = tables_of(make(cases, draw(seed=1))['By group'])['By length of the spine']
-    count = np.sum(cases['patch_mask'] > 0, axis=1)
-    counts = {name: int(row['With a fracture'].split(' of ')[1])
+    counts = {name: row['With a fracture'].split(' of ')[1]
               for name, row in table.items()}
-    assert counts == {
-        'Up to 7': np.sum(count <= 7), 'Over 7, up to 13': np.sum(
-            (count > 7) & (count <= 13)), 'Over 13': np.sum(count > 13)}
-    assert counts['Up to 7'] >= 10
+    assert counts == {'Up to 7': '12', 'Over 7, up to 13': '24', 'Over 13': '24'}
+    short = only(cases, count == 7)
+    assert table['Up to 7']['AUC']['value'] == pytest.approx(fractures.auc(short))
 
 
 def test_regions_hold_named_vertebrae_and_thirds_the_patches_of_other_scans():
