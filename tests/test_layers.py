@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     'jaxmed': 5, 'jaxmed.types': 0, 'jaxmed.errors': 0,
     'jaxmed.models': 1, 'jaxmed.data': 1, 'jaxmed.smear': 1, 'jaxmed.ct': 1,
-    'jaxmed.losses': 1,
+    'jaxmed.pose': 1, 'jaxmed.losses': 1,
     'jaxmed.metrics': 1, 'jaxmed.optimizers': 1, 'jaxmed.checkpoint': 1,
     'jaxmed.transforms': 1, 'jaxmed.classification': 1,
     'jaxmed.classification.figures': 2, 'jaxmed.classification.sections': 2,

@@ -1,0 +1,1 @@
+"""A person's movement: from pictures to landmarks, cleaned, and live."""
