@@ -71,7 +71,7 @@ def count_shared(cases, *, split):
 
 
 def evaluate(
-    data, *, views, batch_size, resamples, seed, train_source=None, name='this model'
+    data, *, views, batch_size, resamples, seed, train_sources=(), name='this model'
 ):
     """Measures a task, its baselines and its probes.
 
@@ -84,7 +84,8 @@ def evaluate(
         batch_size: examples at once.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
-        train_source: what baselines are fitted to; None leaves such out.
+        train_sources: of each part of the first data, what its baselines are fitted
+            to; with None among them, or nothing, such baselines are left out.
         name: of the model, for tables.
 
     Returns:
@@ -95,11 +96,12 @@ def evaluate(
     """
     results, measured = [], {}
 
-    def measure(source_name, part, **options):
+    def measure(source_name, part, baselines=None, **options):
         rows = join([
-            predict.make_split_rows(tasks, **options)(
-                members, source, batch_size=batch_size
-            ) for tasks, members, source in data[part]
+            predict.make_split_rows(
+                tasks, baseline=baselines and baselines[number], **options
+            )(members, source, batch_size=batch_size)
+            for number, (tasks, members, source) in enumerate(data[part])
         ])
         task = data[part][0][0][0]
         cases = task.cases(rows)
@@ -115,11 +117,18 @@ def evaluate(
         first, task = not measured, data[part][0][0][0]
         measured[part] = measure(name, part, views=views)
         if first:
-            baselines = dict(task.baselines)
-            if task.fit_baselines is not None and train_source is not None:
-                baselines |= task.fit_baselines(train_source)
-            for baseline, function in baselines.items():
-                measure(baseline, part, views=1, baseline=function)
+            baselines = {
+                baseline: [function] * len(data[part])
+                for baseline, function in task.baselines.items()}
+            fitted = [
+                task.fit_baselines(source) for source in train_sources
+                if task.fit_baselines is not None and source is not None]
+            if len(fitted) == len(data[part]):
+                baselines |= {
+                    baseline: [functions[baseline] for functions in fitted]
+                    for baseline in fitted[0]}
+            for baseline, functions in baselines.items():
+                measure(baseline, part, baselines=functions, views=1)
             for probe, function in task.probes.items():
                 measured[probe] = measure(probe, part, views=views, change=function)
     return results, measured

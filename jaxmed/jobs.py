@@ -6,14 +6,21 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxmed import measure, optimizers, predict, progress, runs, train
+from jaxmed import grids, measure, optimizers, predict, progress, runs, train
 from jaxmed.checkpoint import Checkpoints
+from jaxmed.data import folds as fold_sets
 from jaxmed.data import pipeline, records
 from jaxmed.errors import ConfigError, InputError, RecordError
+
+RIVALS = 'rivals'  # folder of a run, and section of a config: name -> changes of it
+LEAK = 'split at random'
 
 
 def train_run(config, workdir, *, command, interrupt, split='test'):
     """Trains to the end or to an interruption, then measures the best state.
+
+    So it does with the config's rivals, runs of other options on the same records,
+    which stand beside it in the report.
 
     Args:
         config: nested dicts, as configs/ make them.
@@ -25,6 +32,87 @@ def train_run(config, workdir, *, command, interrupt, split='test'):
     Returns:
         measure.Outcome.
     """
+    step, rivals = _train_all(config, workdir, interrupt)
+    if rivals is None:
+        return measure.Outcome(step, False, [], {})
+    splits = records.read_manifest(
+        runs.records_folder(workdir, make_absolute(config)),
+        task=config['task_name'])['splits']
+    split = next(s for s in (split, 'valid', 'train') if splits[s]['records'])
+    return measure.evaluate_run(
+        [workdir], folder=None, split=split, output=Path(workdir) / 'report',
+        which='best', views=None, verify=config['runtime']['verify'], command=command,
+        beside={name: [path] for name, path in rivals.items()},
+    )
+
+
+def cross_validate(config, workdir, *, folds, valid, leak, command, interrupt):
+    """Trains a run for each fold and measures all together, on everyone once.
+
+    Args:
+        config: nested dicts; names records, or how many to draw.
+        workdir: gets fold_0 to fold_N, and with `leak` leak_0 to leak_N, each a run
+            folder with its records; records, where they are drawn; and report.
+        folds: how many, at least 2; nobody is in two of them.
+        valid: share of the others' people that training is validated with.
+        leak: also train as many runs whose folds are of examples, not of people, so
+            that everyone is on both sides: what such a split promises stands beside.
+        command, interrupt: of train_run.
+
+    Returns:
+        measure.Outcome.
+    """
+    config, workdir = make_absolute(config), Path(workdir)
+    task = runs.make_task(config)
+    folder = runs.records_folder(workdir, config)
+    if not config['data']['records'] and not folder.is_dir():
+        _on_first_process(lambda: draw_phantoms(task, folder, config))
+    found, rivals = {}, {}
+    for kind in ('fold', 'leak') if leak else ('fold',):
+        for number in range(folds):
+            place = workdir / f'{kind}_{number}'
+            dealt = place / 'records'
+            if not dealt.is_dir():
+                _on_first_process(lambda: fold_sets.deal(
+                    folder, dealt, task=config['task_name'], labels=task.labels,
+                    folds=folds, fold=number, valid=valid, seed=config['train']['seed'],
+                    by_person=kind == 'fold'))
+            progress.LOG.info('%s %d of %d', kind, number + 1, folds)
+            own = config | {'data': config['data'] | {'records': str(dealt)}}
+            if kind == 'leak':
+                own = own | {RIVALS: {}}
+            step, others = _train_all(own, place, interrupt)
+            if others is None:
+                return measure.Outcome(step, False, [], {})
+            found.setdefault(kind, []).append(place)
+            for name, path in others.items():
+                rivals.setdefault(name, []).append(path)
+    beside = rivals | ({LEAK: found['leak']} if leak else {})
+    return measure.evaluate_run(
+        found['fold'], folder=None, split='test', output=workdir / 'report',
+        which='best', views=None, verify=config['runtime']['verify'], command=command,
+        pooled=True, beside=beside)
+
+
+def _train_all(config, workdir, interrupt):
+    """(step, folders of its rivals by name) of a run; None if it was interrupted."""
+    result = _train(config, workdir, interrupt)
+    config = make_absolute(config)
+    folder, found = runs.records_folder(workdir, config), {}
+    for name, changes in config.get(RIVALS, {}).items():
+        if not result.finished:
+            break
+        progress.LOG.info('rival %s', name)
+        other = grids.change(
+            config | {RIVALS: {}}, grids.flatten(changes), name=f'rival {name}')
+        other['data'] = other['data'] | {'records': str(Path(folder).absolute())}
+        found[name] = Path(workdir) / RIVALS / name
+        result = _train(other, found[name], interrupt)
+    return result.step, found if result.finished else None
+
+
+def _train(config, workdir, interrupt):
+    """Trains one run to its end or to an interruption; train.Result."""
     _check_numbers(config)
     config = make_absolute(config)
     task = runs.make_task(config, axis_name=train.AXIS)
@@ -69,7 +157,7 @@ def train_run(config, workdir, *, command, interrupt, split='test'):
     with Checkpoints(workdir) as checkpoints:
         result = train.fit(
             task, optimizer,
-            _make_start(task, optimizer.tx, settings, workdir),
+            _make_start(task, optimizer.tx, settings, workdir, train_source),
             lambda start: pipeline.train_batches(
                 train_source, batch_size=settings['batch_size'], seed=settings['seed'],
                 start=start, workers=runtime['workers'], groups=groups,
@@ -85,21 +173,16 @@ def train_run(config, workdir, *, command, interrupt, split='test'):
             ),
             interrupt=interrupt,
         )
-    if not result.finished:
-        return measure.Outcome(result.step, False, [], {})
-    if task.calibrate is not None and valid_source is not None:
+    if result.finished and task.calibrate is not None and valid_source is not None:
         _calibrate(workdir, valid_source, config)
-    split = next(s for s in (split, 'valid', 'train') if splits[s]['records'])
-    return measure.evaluate_run(
-        [workdir], folder=None, split=split, output=Path(workdir) / 'report',
-        which='best', views=None, verify=runtime['verify'], command=command,
-    )
+    return result
 
 
 def make_absolute(config):
     """The config as runs keep it: files are found from any folder."""
     for section, field in (
         ('data', 'records'), ('train', 'init_from'), ('task', 'detector'),
+        ('task', 'landmark_model'), ('task', 'cache'),
     ):
         if config[section].get(field):
             place = str(Path(config[section][field]).absolute())
@@ -165,11 +248,18 @@ def predict_constant(task, source, value):
         (), source, batch_size=min(len(source), 8))
 
 
-def _make_start(task, tx, settings, workdir):
+def _make_start(task, tx, settings, workdir, source):
     """The state training begins with: fresh, or weights from elsewhere."""
     state = train.init_state(task, tx, seed=settings['seed'])
     path = settings.get('init_from', '')
-    if not path or runs.has_begun(workdir):
+    if runs.has_begun(workdir):
+        return state
+    if task.begin is not None:
+        variables = task.begin(
+            source, {'params': state.params, **state.model_state})
+        params = variables.pop('params')
+        state = train.TrainState(state.step, params, variables, tx.init(params))
+    if not path:
         return state
     if task.pretrained is None:
         raise ConfigError('train.init_from', 'this task takes no weights of others')

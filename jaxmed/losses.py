@@ -113,3 +113,42 @@ def series_and_patches(outputs, targets, *, patch_weight):
     series = known_binary_cross_entropy(outputs['series'][:, None], targets[:, :1])
     return series + patch_weight * known_binary_cross_entropy(
         outputs['patches'], targets[:, 1:])
+
+
+def squared_error(outputs, targets):
+    """Squared error of a number.
+
+    Args:
+        outputs, targets: [B, 1].
+
+    Returns:
+        [B] float32.
+    """
+    return (outputs[:, 0] - targets[:, 0]) ** 2
+
+
+def huber(outputs, targets, *, delta=0.1):
+    """Absolute error, squared where it is below `delta`: outliers pull no harder.
+
+    Args:
+        outputs, targets: [B, 1].
+        delta: of the index, 0.1: below it raters disagree.
+
+    Returns:
+        [B] float32: about |error| - delta / 2 beyond delta.
+    """
+    return optax.huber_loss(outputs[:, 0], targets[:, 0], delta=delta) / delta
+
+
+def gaussian(outputs, targets):
+    """Negative log-likelihood under a normal distribution, without its constant.
+
+    Args:
+        outputs: [B, 2], mean and log of the standard deviation.
+        targets: [B, 1].
+
+    Returns:
+        [B] float32, in nats.
+    """
+    mean, log_spread = outputs[:, 0], outputs[:, 1]
+    return 0.5 * ((targets[:, 0] - mean) * jnp.exp(-log_spread)) ** 2 + log_spread

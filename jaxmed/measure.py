@@ -51,7 +51,7 @@ class _Group(NamedTuple):
 
 def evaluate_run(
     workdirs, *, folder, split, output, which, views, verify, command, external=(),
-    pooled=False,
+    pooled=False, beside=None,
 ):
     """Measures one run, or several as an ensemble, and writes the report.
 
@@ -68,6 +68,8 @@ def evaluate_run(
         external: folders of prepared records, whose tests stand beside.
         pooled: each run is measured on its own records and all cases are counted
             together: the folds of a cross-validation.
+        beside: name -> run folders, each measured on the same split of its own records
+            and counted together, to stand beside.
 
     Returns:
         Outcome.
@@ -89,6 +91,10 @@ def evaluate_run(
         if place.name in (*data, *records.SPLITS):
             raise ConfigError('--external', f'{place.name!r} is taken: rename {place}')
         data[place.name] = [open_group(workdirs, place, 'test')]
+    for name, paths in (beside or {}).items():
+        if name in data:
+            raise ConfigError('rivals', f'{name!r} is taken')
+        data[name] = [open_group([path], None, split) for path in paths]
     first, settings = groups[0], groups[0].config['evaluate']
     views = runs.check_views(
         first.tasks, settings['views'] if views is None else views)
@@ -100,7 +106,8 @@ def evaluate_run(
         resamples=settings['resamples'], seed=0,
         views=views,
         batch_size=first.config['runtime']['eval_batch_size'],
-        train_source=getattr(first.on('train'), 'source', None),
+        # Each fold's own: the others' have its test people in them.
+        train_sources=[getattr(group.on('train'), 'source', None) for group in groups],
     )
     card = first.tasks[0].card
     if card.paper:
@@ -190,8 +197,9 @@ def _beside(groups, split):
     beside, home = {}, all(group.at_home for group in groups)
     if home and len(groups) == 1 and split != 'train':
         beside['train'] = [groups[0].on('train')]
-    # An ensemble of runs on several records: some have seen others' validation.
-    unseen = home or len(groups[0].workdirs) == 1
+    # An ensemble of runs on several records: some have seen others' validation. Of
+    # several folds, people validate more than one.
+    unseen = len(groups) == 1 and (home or len(groups[0].workdirs) == 1)
     if split != 'valid' and groups[0].tasks[0].sections is not None and unseen:
         beside['valid'] = [group.on('valid') for group in groups]
     return {name: parts for name, parts in beside.items() if None not in parts}

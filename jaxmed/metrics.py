@@ -11,6 +11,7 @@ Columns of segmentation rows, each [N]:
 """
 
 import numpy as np
+from scipy import stats
 
 
 def dice(rows):
@@ -132,3 +133,81 @@ def _dice_values(rows):
 def _count_differences(rows):
     difference = np.asarray(rows['count_predicted'], float) - rows['count_actual']
     return difference[~np.isnan(difference)]
+
+
+# Of regression: rows have 'index', what is predicted, and 'truth', both in [0, 1], [N];
+# a row whose truth is NaN counts nowhere.
+
+def mae(rows):
+    """Mean absolute error of the index."""
+    return _mean(np.abs(_errors(rows)))
+
+
+def rmse(rows):
+    """Root of the mean squared error of the index."""
+    return float(np.sqrt(_mean(_errors(rows) ** 2)))
+
+
+def spearman(rows):
+    """Rank correlation of predicted and true index; NaN where one is constant."""
+    index, truth = _known(rows)
+    if len(index) < 2 or np.ptp(index) == 0 or np.ptp(truth) == 0:
+        return float('nan')
+    ranks = stats.rankdata(index), stats.rankdata(truth)
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def r2(rows):
+    """Share of the variance of the true index that is explained; below 0: worse than
+    its mean.
+    """
+    truth = _known(rows)[1]
+    spread = np.sum((truth - truth.mean()) ** 2) if len(truth) else 0.0
+    return float(1 - np.sum(_errors(rows) ** 2) / spread) if spread else float('nan')
+
+
+def within_005(rows):
+    """Share of the predictions at most 0.05 off."""
+    return _mean(np.abs(_errors(rows)) <= 0.05 + 1e-9)
+
+
+def within_010(rows):
+    """Share of the predictions at most 0.1 off."""
+    return _mean(np.abs(_errors(rows)) <= 0.1 + 1e-9)
+
+
+RED_FLAG = 0.5  # paper 000, section IV: above it, see a professional
+
+
+def flag_auc(rows):
+    """How well the index tells those whose true index is over 0.5: area under ROC."""
+    index, truth = _known(rows)
+    flagged = truth > RED_FLAG
+    count = int(flagged.sum())
+    if not 0 < count < len(flagged):
+        return float('nan')
+    ranks = stats.rankdata(index)[flagged].sum()
+    return float((ranks - count * (count + 1) / 2) / (count * (len(flagged) - count)))
+
+
+def flag_sensitivity(rows):
+    """Share of the true red flags (true index over 0.5) that are raised."""
+    index, truth = _known(rows)
+    return _mean(index[truth > RED_FLAG] > RED_FLAG)
+
+
+def flag_specificity(rows):
+    """Share of those without a true red flag for whom none is raised."""
+    index, truth = _known(rows)
+    return _mean(index[truth <= RED_FLAG] <= RED_FLAG)
+
+
+def _known(rows):
+    index, truth = np.asarray(rows['index'], float), np.asarray(rows['truth'], float)
+    known = ~np.isnan(truth)
+    return index[known], truth[known]
+
+
+def _errors(rows):
+    index, truth = _known(rows)
+    return index - truth

@@ -105,6 +105,8 @@ class Task(NamedTuple):
     # (records, those trained on) -> case ids of the first that are copies of the others
     find_copies: Callable[..., set] | None = None
     pretrained: Callable[..., Any] | None = None  # (path, variables=, sha256=) -> both
+    # (training source, fresh variables) -> the variables that training begins with
+    begin: Callable[..., Any] | None = None
     # device; (variables, raw batch, class [B]) -> maps [B, H, W]
     explain: Callable[[Any, Batch, Any], Any] | None = None
     calibrate: Callable[[Rows], dict] | None = None  # cases of valid -> JSON values
@@ -119,5 +121,6 @@ class Task(NamedTuple):
     # [(keywords of its make, values of report.summarise)] -> file name -> text
     tabulate: Callable[[Sequence[tuple]], Mapping[str, str]] | None = None
     page: Page | None = None
+    live: Callable[..., Any] | None = None  # (apply) -> what pose.live.Live takes
     # (file, record, Finding, *, kinds, made_by) -> name -> bytes of a DICOM file
     dicom: Callable[..., Mapping[str, bytes]] | None = None

@@ -1,11 +1,13 @@
 """The commands. `run(main)` turns bad input into one line and exit code 2."""
 
+import json
 import logging
 import math
 import os
 import platform
 import shlex
 import sys
+from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -31,6 +33,26 @@ def command():
     """The command line of this process, to be run again."""
     module = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     return shlex.join([sys.executable, '-m', f'launch.{module}', *sys.argv[1:]])
+
+
+def parse_options(pairs):
+    """['sweep=crops', 'overlap_px=32'] -> {'sweep': 'crops', 'overlap_px': 32}.
+
+    Places become absolute: a cluster's machines have folders of their own.
+    """
+    options = {}
+    for pair in pairs:
+        name, equals, text = pair.partition('=')
+        if not equals:
+            raise InputError('--task', f'{pair!r} is not NAME=VALUE')
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    for name in ('detector', 'landmark_model', 'cache'):
+        if options.get(name):
+            options[name] = str(Path(str(options[name])).absolute())
+    return options
 
 
 def print_results(results):

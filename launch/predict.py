@@ -6,14 +6,12 @@ Exit code 2 for bad input, 3 when some files of a folder failed.
 """
 
 import functools
-import json
 from pathlib import Path
 
 from absl import flags
 
 import launch
 from jaxmed import cohort, findings, runs
-from jaxmed.errors import InputError
 
 _WORKDIR = flags.DEFINE_list('workdir', None, 'Run folder, or several of them.')
 _INPUT = flags.DEFINE_string('input', None, 'File or folder.')
@@ -41,31 +39,13 @@ _DICOM = flags.DEFINE_list(
 flags.mark_flags_as_required(['workdir', 'input', 'output'])
 
 
-def _parse(pairs):
-    """['sweep=crops', 'overlap_px=32'] -> {'sweep': 'crops', 'overlap_px': 32}.
-
-    A detector's place becomes absolute: a cluster's machines have folders of their own.
-    """
-    options = {}
-    for pair in pairs:
-        name, equals, text = pair.partition('=')
-        if not equals:
-            raise InputError('--task', f'{pair!r} is not NAME=VALUE')
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text
-    if options.get('detector'):  # a run, as those of --workdir are
-        options['detector'] = str(Path(str(options['detector'])).absolute())
-    return options
-
-
 def main(argv):
     load = functools.partial(
         # A cluster's machines have working folders of their own.
         runs.load, [str(Path(path).absolute()) for path in _WORKDIR.value],
         views=_VIEWS.value, batch_size=_BATCH_SIZE.value,
-        task_options=_parse(_TASK.value), explain=_EXPLAIN.value, reads=True,
+        task_options=launch.parse_options(_TASK.value),
+        explain=_EXPLAIN.value, reads=True,
     )
     rows, failed = findings.predict_files(
         load, _INPUT.value, _OUTPUT.value, resume=_RESUME.value, engine=_ENGINE.value,

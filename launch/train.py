@@ -5,15 +5,25 @@
 
 The same command resumes what was killed. On several hosts, add --distributed (and,
 outside of a cluster that jax knows, --coordinator, --num_processes, --process_id).
+With --folds=5 five models are trained, each tested on people it has not seen; with
+--leak five more, whose split ignores people: what such numbers are worth.
 """
+
+import functools
 
 from absl import flags
 from ml_collections import config_flags
 
 import launch
+from jaxmed.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder; made or resumed.')
+_FOLDS = flags.DEFINE_integer(
+    'folds', 0, 'Cross-validate over as many.', lower_bound=0)
+_FOLD_VALID = flags.DEFINE_float(
+    'fold_valid', 0.0, "Share of the other folds' people to validate with.")
+_LEAK = flags.DEFINE_bool('leak', False, 'With --folds: also split people, to compare.')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes.')
 _COORDINATOR = flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many there are.')
@@ -33,7 +43,7 @@ def main(argv):
     resume = f'to resume, run again: {launch.command()}'
     with train.Interrupt() as interrupt:
         try:
-            outcome = jobs.train_run(
+            outcome = _begin(jobs)(
                 _CONFIG.value.to_dict(), _WORKDIR.value, command=launch.command(),
                 interrupt=interrupt,
             )
@@ -48,6 +58,17 @@ def main(argv):
     launch.print_results(outcome.results)
     for name, path in outcome.paths.items():
         print(f'{name}: {path}')
+
+
+def _begin(jobs):
+    """What the flags ask for: one run, or one for each fold."""
+    if _FOLDS.value:
+        return functools.partial(
+            jobs.cross_validate, folds=_FOLDS.value, valid=_FOLD_VALID.value,
+            leak=_LEAK.value)
+    if _LEAK.value:
+        raise InputError('--leak', 'goes with --folds')
+    return jobs.train_run
 
 
 if __name__ == '__main__':

@@ -1,0 +1,74 @@
+"""BlazePose landmarks and an LSTM: a spine health index from movement (paper 000).
+
+    python -m launch.train --config=configs/spine_health_lstm.py:phantom \
+        --workdir=/tmp/spine
+
+Variants: '' is the paper's setting, 'strong' the better one, 'phantom' the embedded
+default on drawn people (no records needed), 'kimore' for the data set of that name.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant=''):
+    config = ConfigDict()
+    config.task_name = 'spine_health'
+    config.task = ConfigDict(dict(
+        skeleton='blazepose', exercises=('touch toes', 'walk', 'jump'), unit='video',
+        span='window', frames=150, stride=75, rate_hz=30.0, min_seconds=1.0,
+        min_visibility=0.6, max_gap_s=0.5, smoothing='none',
+        features_of_frames=('positions',), velocities=False, steps=0,
+        model=dict(
+            embedding=193, cell='lstm', hidden=193, layers=1, bidirectional=False,
+            convolutions=0, width=5, stride=2, norm='none', pooling='last',
+            dense=193, dropout=0.0, slope=0.01, likelihood='point', first_index=0.3,
+        ),
+        dtype='float32', loss='mse', mirror=False, turn_deg=0.0, warp=0.0, noise=0.0,
+        forget=0.0, limits_quantile=0.0,
+        landmarker='mediapipe', landmark_model='', landmark_sha256='',
+        landmark_mode='video', landmark_dtype='float32', max_people=1, cache='',
+        max_pixels=40_000_000, max_seconds=600.0, exercise='', annotate=False,
+    ))
+    config.data = ConfigDict(dict(
+        records='', phantoms=0, phantom_splits=(0.7, 0.1, 0.2),
+    ))
+    config.optimizer_name = 'adam'
+    config.optimizer = ConfigDict(dict(
+        learning_rate=1e-3, layer_decay=1.0, freeze='',
+    ))
+    config.train = ConfigDict(dict(
+        seed=0, epochs=100, steps_per_epoch=0, batch_size=32, monitor='-mae',
+        patience=0, checkpoint_every=500,
+    ))
+    config.evaluate = ConfigDict(dict(views=1, resamples=1000))
+    config.runtime = ConfigDict(dict(
+        workers=0, log_every=10, eval_batch_size=32, verify=True, cpu_devices=1,
+    ))
+    if variant in ('strong', 'phantom', 'kimore'):
+        config.task.update(dict(
+            features_of_frames=('positions', 'root', 'angles'), velocities=True,
+            loss='huber', mirror=True, turn_deg=15.0, warp=0.2, noise=0.01,
+            forget=0.1, limits_quantile=0.01,
+        ))
+        config.task.model.update(dict(
+            embedding=64, hidden=64, dense=64, convolutions=2, bidirectional=True,
+            norm='layer', pooling='mean_max', dropout=0.3,
+        ))
+        config.optimizer_name = 'adamw_cosine'
+        config.optimizer = ConfigDict(dict(
+            learning_rate=2e-3, warmup_steps=20, weight_decay=5e-2, clip_norm=1.0,
+        ))
+        config.train.update(dict(epochs=80))
+        config.evaluate.views = 2
+    if variant == 'kimore':
+        config.task.update(dict(
+            skeleton='kinect', exercises=('es1', 'es2', 'es3', 'es4', 'es5'),
+            span='whole',
+        ))
+    if variant == 'phantom':
+        config.data.phantoms = 1500
+        config.train.update(dict(epochs=12))
+    if variant not in ('', 'strong', 'phantom', 'kimore'):
+        raise ValueError(
+            f'variant {variant!r}: there are strong, phantom and kimore')
+    return config

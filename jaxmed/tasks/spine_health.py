@@ -1,0 +1,379 @@
+"""Spine health from video: body landmarks as one sequence, an index (paper 000)."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmed import losses, metrics, transforms
+from jaxmed.data import landmark_files, movements, ratings
+from jaxmed.data.phantoms import walkers
+from jaxmed.errors import ConfigError, InputError
+from jaxmed.models.motion_index import MotionIndex
+from jaxmed.pose import cleaning, features, landmarks
+from jaxmed.pose.skeletons import find_skeleton
+from jaxmed.tasks import spine_baselines, spine_findings, spine_live, spine_sections
+from jaxmed.types import Card, Page, Task, View
+
+CARD = Card(
+    title='Spine health from movement',
+    about='Landmarks of a body that does an exercise become an index, 0 best and 1 '
+          'worst, as the person (or a clinician) rates it: (100 - rating) / 100. '
+          'Measured on people that the model has never seen. Paper 000 reports an '
+          '"accuracy" of 98.4%, without saying of what; there is nothing to compare.',
+    legend='phases of the movement, left to right; left limbs and right limbs have '
+           'colours of their own',
+    paper={},
+    paper_data='',
+)
+PAGE = Page(
+    risk='index', verdict='red_flag', picture='overlays',
+    columns={'exercise': 'Exercise', 'low': 'From', 'high': 'To',
+             'person_share': 'Person seen', 'visibility': 'Visibility'},
+)
+LOSSES = {
+    'mse': losses.squared_error, 'huber': losses.huber, 'gaussian': losses.gaussian,
+}
+LEVEL = 0.9  # of the intervals of single predictions
+
+
+def make(
+    *, skeleton, exercises, unit, span, frames, stride, rate_hz, min_seconds,
+    min_visibility, max_gap_s, smoothing, features_of_frames, velocities, steps, model,
+    dtype, loss, mirror, turn_deg, warp, noise, forget, limits_quantile, landmarker,
+    landmark_model, landmark_sha256, landmark_mode, landmark_dtype, max_people, cache,
+    max_pixels, max_seconds, exercise, annotate, axis_name=None,
+) -> Task:
+    """Builds the task. Keywords only, no defaults: the config states them all.
+
+    Args:
+        skeleton: a name in pose.skeletons.
+        exercises, unit, span, frames, stride, rate_hz, min_seconds: of
+            data.movements.Cut.
+        min_visibility, max_gap_s, smoothing: of pose.cleaning.clean.
+        features_of_frames: `parts` of pose.features.extract.
+        velocities: of pose.features.extract.
+        steps: frames that the sequence model sees; 0 for all.
+        model: attributes of models.pose_lstm.PoseLSTM, but dtype.
+        dtype: 'float32' or 'bfloat16'.
+        loss: a name in LOSSES.
+        mirror, turn_deg, warp, noise, forget: of pose.features; 0 or False is off.
+        limits_quantile: the model's inputs are scaled by this quantile of the training
+            set, and one less it: 0 is its least and greatest values.
+        landmarker: 'mediapipe' or 'jax', of pose.landmarks.make_landmarker.
+        landmark_model, landmark_sha256: of a .task bundle; needed for videos only.
+        landmark_mode, landmark_dtype, max_people, cache, max_pixels, max_seconds: of
+            pose.landmarks.find_landmarks.
+        exercise: that files to predict show, where their names don't tell.
+        annotate: whether a video comes back with skeleton and index drawn on it.
+        axis_name: mapped axis of the devices.
+    """
+    layout = find_skeleton(skeleton)
+    cut = movements.Cut(
+        tuple(exercises), unit, span, frames, stride, float(rate_hz),
+        float(min_seconds))
+    movements.check_cut(cut)
+    features.check_parts(features_of_frames)
+    for name, value, allowed in (
+        ('dtype', dtype, ('float32', 'bfloat16')), ('loss', loss, tuple(LOSSES)),
+    ):
+        if value not in allowed:
+            raise ConfigError(f'task.{name}', f'{value!r} is none of {allowed}')
+    if (model.get('likelihood') == 'gaussian') != (loss == 'gaussian'):
+        raise ConfigError(
+            'task.loss', f'{loss!r} does not go with task.model.likelihood '
+            f'{model.get("likelihood")!r}')
+    if not 0 <= limits_quantile < 0.5:
+        raise ConfigError('task.limits_quantile', f'{limits_quantile}: [0, 0.5)')
+    if not 0 <= steps <= cut.length:
+        raise ConfigError('task.steps', f'{steps} of {cut.length} frames')
+    if exercise and movements.find_exercise(exercise, cut.exercises) == '':
+        raise ConfigError('task.exercise', f'{exercise!r} is none of {cut.exercises}')
+    clean = partial(
+        cleaning.clean, min_visibility=min_visibility, max_gap_s=max_gap_s,
+        smoothing=smoothing, rate_hz=rate_hz, **SMOOTHING_OPTIONS.get(smoothing, {}))
+    find = partial(
+        find_motion, skeleton=layout, rate_hz=rate_hz, max_seconds=max_seconds,
+        video=dict(
+            landmarker=landmarker, model=landmark_model, sha256=landmark_sha256,
+            cache=cache, max_pixels=max_pixels, mode=landmark_mode,
+            max_people=max_people, batch_size=16, dtype=landmark_dtype))
+    network = MotionIndex(
+        skeleton=skeleton, steps=steps, parts=tuple(features_of_frames),
+        velocities=velocities,
+        sequence={k: tuple(v) if isinstance(v, list) else v for k, v in model.items()},
+        dtype=jnp.dtype(dtype), axis_name=axis_name)
+    prepare = partial(preprocess, skeleton=layout, exercises=len(cut.exercises))
+    augmentations = [features.make_mirror(skeleton=layout)] * bool(mirror)
+    for strength, build, option in (
+        (turn_deg, features.make_turn, 'turn_deg'),
+        (warp, features.make_warp, 'strength'), (noise, features.make_noise, 'noise'),
+        (forget, features.make_forget, 'share'),
+    ):
+        if strength:
+            augmentations.append(build(**{option: strength}))
+
+    def read_motion(path):
+        return clean(find(path))
+
+    task = Task(
+        card=CARD,
+        model=network,
+        example={
+            'inputs': np.zeros((cut.length, len(layout.joints), 4), np.float32),
+            'frame_mask': np.ones(cut.length, bool),
+            'segment': np.zeros(cut.length, np.int8),
+            'step_s': np.float32(1 / rate_hz),
+            'seen': np.float32(1),
+            'targets': np.zeros(1, np.float32),
+        },
+        sources={
+            'ratings': partial(movements.read, list_rated=ratings.read_ratings,
+                               read_motion=read_motion, cut=cut),
+            'kimore': partial(movements.read, list_rated=ratings.read_kimore,
+                              read_motion=read_motion, cut=cut),
+        },
+        phantoms=partial(draw, clean=clean, cut=cut, skeleton=layout),
+        files=partial(movements.find_recordings, unit=unit),
+        read=partial(
+            read_recording, find=find, clean=clean, cut=cut, exercise=exercise),
+        preprocess=prepare,
+        augment=transforms.compose(*augmentations),
+        loss=lambda outputs, batch: LOSSES[loss](outputs, batch['targets']),
+        probabilities=partial(probabilities, gaussian=loss == 'gaussian'),
+        views=(transforms.IDENTITY, View(
+            partial(features.mirror, skeleton=layout), lambda answer: answer)),
+        rows=rows,
+        cases=cases,
+        scores={'error': False},
+        metrics={
+            'mae': metrics.mae, 'rmse': metrics.rmse, 'spearman': metrics.spearman,
+            'r2': metrics.r2, 'within_0.05': metrics.within_005,
+            'within_0.1': metrics.within_010, 'flag_auc': metrics.flag_auc,
+            'flag_sensitivity': metrics.flag_sensitivity,
+            'flag_specificity': metrics.flag_specificity,
+        },
+        baselines={},
+        render=partial(spine_findings.render, skeleton=layout, cut=cut),
+        infer=infer,
+        findings=None,  # of the calibration
+        begin=partial(
+            begin, model=network, prepare=prepare, quantile=limits_quantile),
+        fit_baselines=partial(
+            spine_baselines.fit, prepare=prepare, skeleton=layout),
+        calibrate=calibrate,
+        sections=spine_sections.sections,
+        reading=dict(cut._asdict(), skeleton=skeleton),
+        page=PAGE,
+    )
+
+    def with_interval(values):
+        return task._replace(findings=partial(
+            spine_findings.findings, interval=values, skeleton=layout, cut=cut,
+            annotate=annotate, max_pixels=max_pixels, max_seconds=max_seconds,
+            min_visibility=min_visibility),
+            live=partial(
+                spine_live.make_parts, interval=values, skeleton=layout, cut=cut,
+                segment=movements.number_of(exercise, cut.exercises), rate_hz=rate_hz,
+                max_gap_s=max_gap_s, min_visibility=min_visibility,
+                landmarker=dict(
+                    kind=landmarker, model=landmark_model, sha256=landmark_sha256,
+                    mode='video', max_people=max_people, dtype=landmark_dtype)))
+
+    return with_interval(None)._replace(
+        calibrated=with_interval,
+        # Of several members the widest: none was fitted to their mean.
+        together=lambda several: with_interval(
+            None if not all(several) else max(several, key=_width)))
+
+
+SMOOTHING_OPTIONS = {
+    # Lively enough for a jump: 0.1 s of lag at rest, less in motion.
+    'one_euro': {'one_euro': cleaning.OneEuro(1.5, 2.0, 1.0)},
+    'savgol': {'savgol': cleaning.Savgol(0.3, 2)},
+}
+
+
+def find_motion(path, *, skeleton, rate_hz, max_seconds, video):
+    """The movement in a video, or in a file of landmarks, as it was found.
+
+    Args:
+        path: of a video, a folder of frames, or a file of landmarks.
+        skeleton: Skeleton.
+        rate_hz: of landmarks without time stamps.
+        max_seconds: longest recording.
+        video: keywords of pose.landmarks.find_landmarks.
+
+    Raises:
+        InputError: it can't be read, or nobody is in it.
+        ConfigError: a video, but another skeleton than 'blazepose', or no model.
+    """
+    path = Path(path)
+    if not path.is_dir() and landmark_files.is_landmarks(path):
+        return landmark_files.read_motion(
+            path, skeleton=skeleton, max_frames=int(max_seconds * 240),
+            rate_hz=rate_hz)
+    if skeleton.name != 'blazepose':
+        raise InputError(
+            path, f'a video gives skeleton blazepose, this model takes {skeleton.name}')
+    if not video['model']:
+        raise ConfigError(
+            'task.landmark_model', 'name a .task bundle of BlazePose to read videos '
+            '(the README says where there are some)')
+    return landmarks.find_landmarks(
+        path, max_seconds=max_seconds, rate_hz=rate_hz, **video)
+
+
+def read_recording(path, *, case_id, find, clean, cut, exercise):
+    """A recording, or a person's, to predict: of movements.cut_record, and 'parts'.
+
+    'parts' is a list of (exercise, Motion as found, Motion cleaned, path).
+    """
+    path = Path(path)
+    files = [path]
+    if path.is_dir() and cut.unit == 'subject':
+        files = sorted(filter(movements.is_recording, path.iterdir()))
+    parts = []
+    for file in files:
+        name = movements.find_exercise(file.stem, cut.exercises) or exercise
+        motion = find(file)
+        parts.append((name, motion, clean(motion), file))
+    record = movements.cut_record(
+        [(name, cleaned) for name, _, cleaned, _ in parts], cut=cut, case_id=case_id,
+        subject=case_id, where=path)
+    return record | {'parts': parts}
+
+
+def draw(*, count, seed, clean, cut, skeleton):
+    """Records of drawn people: count recordings, three exercises of each person.
+
+    Raises:
+        ConfigError: phantoms have another skeleton.
+    """
+    if skeleton.name != 'blazepose':
+        raise ConfigError(
+            'data.phantoms', f'drawn people are blazepose, not {skeleton.name}')
+    each = len(cut.exercises)
+    people = walkers.subjects(
+        count=-(-count // each), seed=seed,
+        exercises=tuple(name.replace(' ', '_') for name in cut.exercises))
+    parts = []
+    for number, walk in enumerate(people):
+        parts.append((walk.exercise, clean(walk.motion)))
+        if cut.unit == 'subject' and (number + 1) % each:
+            continue
+        case_id = f'{walk.subject}/{walk.exercise}' if len(parts) == 1 else walk.subject
+        record = movements.cut_record(
+            parts, cut=cut, case_id=case_id, subject=walk.subject, where='phantom')
+        parts = []
+        yield from movements.split_windows(record, rating=walk.rating, group='')
+
+
+def preprocess(batch, *, skeleton, exercises):
+    """Windows [B, T, J, 4] -> 'inputs', a movement (pose.features)."""
+    return batch | {'inputs': features.normalise(
+        batch['inputs'], batch['frame_mask'], batch['segment'], batch['step_s'],
+        skeleton=skeleton, exercises=exercises)}
+
+
+def begin(source, variables, *, model, prepare, quantile):
+    """The variables with the training set's limits: paper 000's min-max scaling.
+
+    Args:
+        source: random access to the training records.
+        variables: fresh ones.
+        model: MotionIndex.
+        prepare: preprocess of the task.
+        quantile: 0 for least and greatest values.
+    """
+    @jax.jit
+    def look(batch):
+        inputs = model.look(prepare(batch)['inputs'])
+        return inputs['features'], inputs['mask']
+
+    # Enough to know the limits of, and little enough to hold.
+    count = min(len(source), 1024)
+    places = np.unique(np.linspace(0, len(source) - 1, count, dtype=int))
+    found = []
+    for place in places:
+        record = source[int(place)]
+        values, mask = look({
+            name: np.asarray(record[name])[None]
+            for name in ('inputs', 'frame_mask', 'segment', 'step_s')})
+        found.append(np.asarray(values[0])[np.asarray(mask[0]) > 0])
+    values = np.concatenate(found)
+    low, high = np.quantile(values, [quantile, 1 - quantile], axis=0)
+    # What never changes says nothing: it becomes 0, not a division by 0.
+    high = np.where(high - low > 1e-6, high, low + 1)
+    limits = {'low': low.astype(np.float32), 'high': high.astype(np.float32)}
+    return variables | {'limits': {'sequence': limits}}
+
+
+def probabilities(outputs, *, gaussian):
+    """Outputs [B, 1 or 2] -> index [B] in [0, 1] and its spread [B], 0 if unknown."""
+    spread = jnp.exp(outputs[:, 1]) if gaussian else jnp.zeros(len(outputs))
+    return {'index': jnp.clip(outputs[:, 0], 0.0, 1.0), 'spread': spread}
+
+
+def rows(answer, batch):
+    """Of a window: index, spread and truth [B], and the share of joints seen."""
+    return {
+        'index': answer['index'], 'spread': answer['spread'],
+        'truth': batch['targets'][:, 0], 'seen': batch['seen'],
+    }
+
+
+def cases(rows):
+    """One row a case: the mean over its windows."""
+    _, first, of = np.unique(rows['case_id'], return_index=True, return_inverse=True)
+    counts = np.bincount(of)
+    means = {
+        name: np.bincount(of, np.asarray(rows[name], float)) / counts
+        for name in ('index', 'spread', 'truth', 'seen')}
+    texts = {name: column[first] for name, column in rows.items()
+             if column.dtype.kind == 'U' and name != 'example_id'}
+    return texts | means | {
+        'windows': counts, 'error': np.abs(means['index'] - means['truth'])}
+
+
+def calibrate(rows):
+    """How far single predictions are off, from the validation split's cases.
+
+    The interval of an index is index +- width, or with a spread index +- width times
+    spread: the quantile of what was seen there that makes it hold in LEVEL of new
+    cases from the same source (split conformal prediction, Vovk 2005).
+
+    Returns:
+        {'width', 'by_spread', 'level', 'cases', 'reason'}; width None, with a reason,
+        where there are too few cases.
+    """
+    known = ~np.isnan(rows['truth'])
+    error, spread = rows['error'][known], rows['spread'][known]
+    count = len(error)
+    by_spread = bool(count and (spread > 0).all())
+    rank = int(np.ceil((count + 1) * LEVEL))
+    values = {'by_spread': by_spread, 'level': LEVEL, 'cases': count}
+    if rank > count:
+        return values | {'width': None, 'reason': f'{count} cases are too few for an '
+                         f'interval of level {LEVEL:g}'}
+    off = np.sort(error / spread if by_spread else error)
+    return values | {'width': float(off[rank - 1]), 'reason': ''}
+
+
+def _width(values):
+    return values.get('width') or np.inf
+
+
+def infer(apply, record, *, batch_size):
+    """Answers for the windows of a record, index and spread [W]."""
+    names = ('inputs', 'frame_mask', 'segment', 'step_s')
+    count, parts = len(record['inputs']), []
+    for start in range(0, count, batch_size):
+        # Two sizes are compiled for: one window, and a whole batch.
+        size = 1 if count == 1 else batch_size
+        places = np.minimum(np.arange(start, start + size), count - 1)
+        answer = apply({name: record[name][places] for name in names})
+        parts.append(jax.tree.map(np.asarray, answer))
+    return jax.tree.map(lambda *columns: np.concatenate(columns)[:count], *parts)

@@ -1,0 +1,68 @@
+"""A trained model of spine health behind a camera: what pose.live needs of it."""
+
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+from jaxmed.errors import ConfigError
+from jaxmed.pose import landmarks
+from jaxmed.tasks.spine_findings import bounds
+
+
+class Parts(NamedTuple):
+    """What pose.live.Live takes from a model."""
+
+    score: Callable  # (inputs [N, J, 4], frame_mask [N]) -> (index, low, high)
+    make_landmarker: Callable[[], Any]
+    skeleton: Any
+    frames: int
+    rate_hz: float
+    max_gap_s: float
+    visible_from: float
+
+
+def make_parts(
+    apply, *, interval, skeleton, cut, segment, rate_hz, max_gap_s, min_visibility,
+    landmarker,
+):
+    """The parts of a model that looks at windows of real time.
+
+    Args:
+        apply: raw arrays [1, ...] -> {'index', 'spread'} [1], of predict.Predictor.
+        interval: of tasks.spine_health.calibrate, or None.
+        skeleton, cut: of the task.
+        segment: which exercise is done, as in data.movements.
+        rate_hz, max_gap_s, min_visibility: of the task.
+        landmarker: keywords of pose.landmarks.make_landmarker, and 'kind'.
+
+    Returns:
+        Parts.
+
+    Raises:
+        ConfigError: a model of whole recordings, of a person's recordings, or of
+            another skeleton than a landmarker's.
+    """
+    if cut.span != 'window' or cut.unit != 'video':
+        raise ConfigError(
+            'task.span', 'a live index needs a model of windows of single videos')
+    if skeleton.name != 'blazepose':
+        raise ConfigError(
+            'task.skeleton', f'a camera gives blazepose, the model takes '
+            f'{skeleton.name}')
+    if not landmarker['model']:
+        raise ConfigError('task.landmark_model', 'name a .task bundle of BlazePose')
+
+    def score(inputs, frame_mask):
+        inputs = inputs.copy()
+        inputs[inputs[..., 3] < min_visibility, :3] = np.nan
+        answer = apply({
+            'inputs': inputs[None], 'frame_mask': frame_mask[None],
+            'segment': np.full((1, len(inputs)), segment, np.int8),
+            'step_s': np.full(1, 1 / rate_hz, np.float32),
+        })
+        return bounds(np.asarray(answer['index'])[0], np.asarray(answer['spread'])[0],
+                      interval)
+
+    return Parts(
+        score, lambda: landmarks.make_landmarker(**landmarker), skeleton, cut.frames,
+        rate_hz, max_gap_s, min_visibility)

@@ -1,0 +1,192 @@
+import gzip
+import math
+
+import numpy as np
+import pytest
+
+from jaxmed.data import landmark_files, movements, ratings
+from jaxmed.data.phantoms import walkers
+from jaxmed.errors import ConfigError, InputError
+from jaxmed.pose import cleaning
+from jaxmed.pose.skeletons import BLAZEPOSE, Motion
+
+CUT = movements.Cut(('touch toes', 'walk', 'jump'), 'video', 'window', 40, 20, 10.0, 1.0)
+
+
+def make_motion(frames, *, start=0.0, rate_hz=10.0):
+    """Every joint is where the number of its frame says."""
+    number = np.arange(frames, dtype=np.float32) + start
+    joints = np.broadcast_to(number[:, None, None], (frames, 33, 3)).copy()
+    return Motion(
+        joints, np.ones((frames, 33), np.float32), np.arange(frames) / rate_hz,
+        'blazepose', counts={'frames': frames, 'joints_dropped_share': 0.5})
+
+
+def cut(parts, **changes):
+    return movements.cut_record(
+        parts, cut=CUT._replace(**changes), case_id='c', subject='s', where='c.csv')
+
+
+def test_windows_begin_every_stride_and_the_last_ends_with_the_recording():
+    record = cut([('walk', make_motion(95))])
+    assert record['inputs'].shape == (4, 40, 33, 4)
+    np.testing.assert_array_equal(record['inputs'][:, 0, 0, 0], [0, 20, 40, 55])
+    np.testing.assert_allclose(record['first_s'], [0, 2, 4, 5.5])
+    np.testing.assert_allclose(record['last_s'], [3.9, 5.9, 7.9, 9.4])
+    assert record['frame_mask'].all() and (record['segment'] == 1).all()
+    np.testing.assert_allclose(record['step_s'], 0.1)
+
+
+def test_a_short_recording_is_padded_at_its_end():
+    record = cut([('walk', make_motion(25))])
+    assert record['inputs'].shape[0] == 1
+    np.testing.assert_array_equal(record['frame_mask'][0], np.arange(40) < 25)
+    assert np.isnan(record['inputs'][0, 25:, :, :3]).all()
+    assert (record['inputs'][0, 25:, :, 3] == 0).all()
+    assert (record['segment'][0, 25:] == 3).all()
+    assert record['last_s'][0] == pytest.approx(2.4)
+
+
+def test_a_whole_recording_becomes_one_window_that_knows_its_seconds():
+    record = cut([('jump', make_motion(118))], span='whole')
+    assert record['inputs'].shape[0] == 1
+    middle = record['inputs'][0, 5:-5, 0, 0]
+    np.testing.assert_allclose(
+        middle, np.linspace(0, 117, 40)[5:-5], atol=0.6)  # averaged over a frame
+    np.testing.assert_allclose(record['step_s'], 11.7 / 39, rtol=1e-5)
+
+
+def test_exercises_of_a_person_follow_each_other_in_their_own_order():
+    record = cut([('jump', make_motion(30, start=500)), ('Touch_Toes', make_motion(25))],
+                 unit='subject')
+    assert record['inputs'].shape == (1, 120, 33, 4)
+    np.testing.assert_array_equal(
+        record['segment'][0], [0] * 25 + [2] * 30 + [3] * 65)
+    np.testing.assert_array_equal(
+        record['inputs'][0, [0, 24, 25, 54], 0, 0], [0, 24, 500, 529])
+    np.testing.assert_array_equal(record['frame_mask'][0], np.arange(120) < 55)
+    assert record['exercise'] == 'all'
+
+
+def test_an_unknown_exercise_is_told_as_such():
+    record = cut([('somersault', make_motion(40))])
+    assert (record['segment'] == 3).all() and record['exercise'] == 'other'
+
+
+def test_too_short_a_recording_is_refused_by_name():
+    with pytest.raises(InputError, match='c.csv: too short'):
+        cut([('walk', make_motion(9))])
+
+
+@pytest.mark.parametrize('name, exercise', [
+    ('S_ID3_Es5', 'es5'), ('p1 touch-toes 2', 'touch toes'), ('TOUCH_TOES', 'touch toes'),
+    ('sidewalk', ''), ('walk', 'walk'), ('walk_fast_1', 'walk fast'), ('es', ''),
+])
+def test_exercises_are_found_in_names_of_files(name, exercise):
+    known = ('touch toes', 'walk', 'walk fast', 'es5')
+    assert movements.find_exercise(name, known) == exercise
+
+
+@pytest.mark.parametrize('changes, field', [
+    ({'unit': 'crowd'}, 'unit'), ({'span': 'part'}, 'span'), ({'stride': 0}, 'stride'),
+    ({'stride': 41}, 'stride'), ({'exercises': ('walk', 'Walk')}, 'exercises'),
+    ({'exercises': ()}, 'exercises'),
+])
+def test_options_that_do_not_fit_are_refused_by_name(changes, field):
+    with pytest.raises(ConfigError, match=f'task.{field}'):
+        movements.check_cut(CUT._replace(**changes))
+
+
+def write_folder(folder):
+    """Two people, four recordings: one isn't rated, one is too short."""
+    rows = ['subject,exercise,video,rating,group']
+    for number, (subject, exercise, frames, rating) in enumerate((
+        ('ada', 'walk', 95, '80'), ('ada', 'jump', 50, '60'), ('bob', 'walk', 45, ''),
+        ('bob', 'jump', 4, '10'), ('bob', 'touch toes', 60, '100'),
+    )):
+        name = f'{number}.csv.gz'
+        landmark_files.write_motion(folder / name, make_motion(frames))
+        rows.append(f'{subject},{exercise},{name},{rating},G')
+    (folder / 'ratings.csv').write_text('\n'.join(rows))
+
+
+def read(folder, **changes):
+    generator = movements.read(
+        folder, list_rated=ratings.read_ratings, cut=CUT._replace(**changes),
+        read_motion=lambda path: cleaning.clean(
+            landmark_files.read_motion(
+                path, skeleton=BLAZEPOSE, max_frames=1000, rate_hz=10.0),
+            min_visibility=0.6, max_gap_s=0.5, smoothing='none', rate_hz=10.0))
+    records = []
+    while True:
+        try:
+            records.append(next(generator))
+        except StopIteration as end:
+            return records, end.value
+
+
+def test_rated_recordings_become_records_of_windows(tmp_path):
+    write_folder(tmp_path)
+    records, found = read(tmp_path)
+    assert [record['example_id'] for record in records] == [
+        '0@0', '0@1', '0@2', '0@3', '1@0', '1@1', '4@0', '4@1']
+    np.testing.assert_allclose(
+        [record['targets'][0] for record in records], [0.2] * 4 + [0.4] * 2 + [0] * 2)
+    people = [record['patient_id'] for record in records]
+    assert len(set(people)) == 2 and people[0] == people[4] != people[6]
+    assert 'ada' not in str(people) and records[0]['inputs'].shape == (40, 33, 4)
+    assert found['recordings'] == 3 and found['unrated'] == 1
+    assert found['subjects'] == 2 and list(found['unprocessable']) == ['3']
+    assert 'too short' in found['unprocessable']['3']
+    assert found['counts']['frames'] == 95 + 50 + 60
+
+
+def test_the_recordings_of_a_person_are_one_example_with_the_mean_rating(tmp_path):
+    write_folder(tmp_path)
+    records, found = read(tmp_path, unit='subject')
+    assert {record['case_id'] for record in records} == {
+        f'subject-{movements.hash_subject("ada")}'}  # bob's jump is too short
+    assert records[0]['targets'][0] == pytest.approx(0.3)
+    assert len(records) == 4 and records[0]['inputs'].shape == (120, 33, 4)
+
+
+def test_no_rating_at_all_is_one_line(tmp_path):
+    write_folder(tmp_path)
+    table = tmp_path / 'ratings.csv'
+    table.write_text('subject,exercise,video,rating\nada,walk,0.csv.gz,\n')
+    with pytest.raises(InputError, match='none of 1 recordings has a rating'):
+        read(tmp_path)
+
+
+def test_recordings_are_found_below_a_folder(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / 'b' / 'frames').mkdir(parents=True)
+    (tmp_path / 'b' / 'frames' / '1.png').write_bytes(b'')
+    (tmp_path / 'b' / 'x.mp4').write_bytes(b'')
+    (tmp_path / 'b' / '.hidden.mp4').write_bytes(b'')
+    (tmp_path / 'b' / 'notes.txt').write_bytes(b'')
+    found = movements.find_recordings(tmp_path, unit='video')
+    assert [case for _, case in found] == ['0', '1', '2', '3', '4', 'b/frames', 'b/x']
+    people = movements.find_recordings(tmp_path / 'b', unit='subject')
+    assert [path.name for path, _ in people] == ['b']
+    with pytest.raises(InputError, match='no such file'):
+        movements.find_recordings(tmp_path / 'none', unit='video')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(InputError, match='neither videos nor'):
+        movements.find_recordings(tmp_path / 'empty', unit='video')
+
+
+def test_a_compressed_file_is_named_as_an_open_one(tmp_path):
+    landmark_files.write_motion(tmp_path / 'a.csv', make_motion(20))
+    (tmp_path / 'a.json.gz').write_bytes(gzip.compress(b'{}'))
+    found = movements.find_recordings(tmp_path, unit='video')
+    assert len({case for _, case in found}) == 2
+
+
+def test_drawn_people_become_windows_that_show_them():
+    walk = next(walkers.subjects(count=1, seed=0, exercises=('walk',)))
+    clean = cleaning.clean(
+        walk.motion, min_visibility=0.6, max_gap_s=0.5, smoothing='none', rate_hz=10.0)
+    record = cut([('walk', clean)])
+    assert 0.5 < record['seen'].mean() <= 1
+    assert math.isclose(record['step_s'][0], 0.1, rel_tol=1e-6)
