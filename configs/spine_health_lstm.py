@@ -21,7 +21,8 @@ def get_config(variant=''):
         model=dict(
             embedding=193, cell='lstm', hidden=193, layers=1, bidirectional=False,
             convolutions=0, width=5, stride=2, norm='none', pooling='last',
-            dense=193, dropout=0.0, slope=0.01, likelihood='point', first_index=0.3,
+            dense=193, dropout=0.0, embedding_dropout=0.0, recurrent_dropout=0.0,
+            slope=0.01, likelihood='point', first_index=0.3, residual=True,
         ),
         dtype='float32', loss='mse', mirror=False, turn_deg=0.0, warp=0.0, noise=0.0,
         forget=0.0, limits_quantile=0.0,

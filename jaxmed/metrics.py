@@ -158,9 +158,7 @@ def spearman(rows):
 
 
 def r2(rows):
-    """Share of the variance of the true index that is explained; below 0: worse than
-    its mean.
-    """
+    """Share of the true index's variance explained; below 0: worse than its mean."""
     truth = _known(rows)[1]
     spread = np.sum((truth - truth.mean()) ** 2) if len(truth) else 0.0
     return float(1 - np.sum(_errors(rows) ** 2) / spread) if spread else float('nan')

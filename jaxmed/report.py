@@ -247,7 +247,8 @@ def _show(value):
 
 
 def _label(name):
-    words = {'iou': 'IoU', 'f1': 'F1', 'auc': 'AUC'}
+    words = {'iou': 'IoU', 'f1': 'F1', 'auc': 'AUC', 'mae': 'MAE', 'rmse': 'RMSE',
+             'r2': 'R2'}
     name = ' '.join(words.get(word, word) for word in name.split('_'))
     return name[:1].upper() + name[1:]
 

@@ -44,7 +44,7 @@ def main(argv):
     with (
         videos.open_video(
             _INPUT.value, max_pixels=40_000_000, max_seconds=float('inf'),
-            rate_hz=parts.rate_hz, newest_only=camera, loop=_LOOP.value) as video,
+            rate_hz=parts.rate_hz, loop=_LOOP.value) as video,
         parts.make_landmarker() as landmarker,
     ):
         summary = live.play(

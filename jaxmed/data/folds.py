@@ -44,6 +44,8 @@ def deal(
     sides = dict.fromkeys(names, 'test') | {
         name: 'valid' if name in validating else 'train' for name in others}
 
+    found = records.read_manifest(folder, task=task).get('found', {})
+
     def dealt():
         for source in sources:
             for place in range(len(source)):
@@ -52,6 +54,7 @@ def deal(
                     'split': sides[record[column]],
                     'patient_id': record['patient_id'] if by_person
                     else hashlib.sha256(record['case_id'].encode()).hexdigest()[:16]}
+        return found
 
     return records.write_records(
         dealt(), output, task=task, labels=labels, fractions=(1, 0, 0), seed=seed)

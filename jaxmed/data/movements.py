@@ -246,7 +246,7 @@ def summarise_counts(counts):
             continue
         if name.endswith('_share'):
             summary[name] = float(np.mean(values))
-        elif name.startswith(('frames', 'time_stamps')):
+        elif name.startswith(('frames', 'time_stamps', 'jumps')):
             summary[name] = int(sum(values))
     return summary
 

@@ -233,10 +233,7 @@ class PoseLSTM(nn.Module):
         if self.pooling == 'attention':
             hidden = jnp.tanh(self._dense(self.hidden, 'attention_hidden')(x))
             scores = self._dense(1, 'attention')(hidden).astype(jnp.float32)
-            # Of nothing, all weigh the same, lest gradients become NaN.
-            counted = real | ~real.any(axis=0)
-            weights = nn.softmax(scores, axis=0, where=counted)
-            return jnp.where(real, weights * x, 0).sum(axis=0)
+            return (nn.softmax(scores, axis=0, where=real) * x).sum(axis=0)
         x = x.astype(jnp.float32)
         mean = jnp.where(real, x, 0).sum(axis=0) / jnp.maximum(real.sum(axis=0), 1)
         if self.pooling == 'mean':

@@ -1,19 +1,16 @@
 """From landmarks as they were found to what a sequence model sees.
 
 On the host, of one recording: what was hardly seen is dropped, short gaps are filled,
-time becomes uniform, and windows are cut (paper 000, III.A). On the device, of batches:
-the place and size of the body are taken out, and angles and velocities derived.
+time becomes uniform, and windows are cut (paper 000, III.A).
 """
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from scipy import signal
 
 from jaxmed.errors import ConfigError, InputError
-from jaxmed.pose.skeletons import KINECT, find_skeleton
+from jaxmed.pose.skeletons import find_skeleton
 
 SMOOTHINGS = ('none', 'one_euro', 'savgol')
 
@@ -25,7 +22,6 @@ _MEDIAN_S, _JUMP_TORSOS = 0.25, 0.5
 _FASTER = 1.5
 # Longest time between two frames of a source without gaps, in its median ones.
 _LATE = 2.5
-_TINY = 1e-6  # a bone or a torso of this length has none
 
 
 class OneEuro(NamedTuple):
@@ -210,146 +206,6 @@ def stretch(motion, *, frames):
             time_s[-1:] - time_s[:1])
 
 
-def torso(inputs, *, hips, shoulders, dimensions=3):
-    """Where the body is, and how large.
-
-    Args:
-        inputs: [..., J, 3 or more], NaN where unknown.
-        hips, shoulders: (left, right), of a Skeleton.
-        dimensions: 3, of the length; or 2, in the picture's plane.
-
-    Returns:
-        the middle of the hips [..., 3], and the length [...] from there to the middle
-        of the shoulders; NaN where one of the joints is unknown.
-    """
-    joints = inputs[..., :3]
-    middle = (joints[..., hips[0], :] + joints[..., hips[1], :]) / 2
-    upper = (joints[..., shoulders[0], :] + joints[..., shoulders[1], :]) / 2
-    return middle, _length((upper - middle)[..., :dimensions])
-
-
-def centre_and_scale(joints, mask, *, skeleton, centre):
-    """Takes out where the body is and how large: in torsos, from the hips' middle.
-
-    Moving a recording, or scaling it, changes nothing.
-
-    Args:
-        joints: [B, T, J, 3], NaN where unknown.
-        mask: [B, T], above 0 for a frame.
-        skeleton: Skeleton.
-        centre: 'frame': each frame's hips are in the origin; where they are unknown,
-            those of the last frame that has any, or else of the first. 'recording':
-            the median of the hips over all frames is, so that walking and jumping stay
-            to be seen.
-
-    Returns:
-        float32 [B, T, J, 3]; the unit is the median torso of the recording: its length
-        where depth is measured (Kinect), in the picture's plane where a network guesses
-        it. NaN where unknown, in padding, and throughout where no frame has hips and
-        shoulders.
-
-    Raises:
-        ConfigError: another centre.
-    """
-    if centre not in ('frame', 'recording'):
-        raise ConfigError('centre', f'{centre!r} is none of frame, recording')
-    joints = jnp.where((mask > 0)[..., None, None], joints.astype(jnp.float32), jnp.nan)
-    middle, length = torso(
-        joints, hips=skeleton.hips, shoulders=skeleton.shoulders,
-        dimensions=_dimensions(skeleton))
-    unit = jnp.nanmedian(length, axis=1)[:, None, None, None]
-    unit = jnp.where(unit > _TINY, unit, jnp.nan)
-    if centre == 'recording':
-        origin = jnp.nanmedian(middle, axis=1, keepdims=True)
-    else:
-        known = jnp.isfinite(middle).all(axis=-1)
-        place = jnp.where(known, jnp.arange(known.shape[1]), -1)
-        place = lax.cummax(place, axis=1)
-        place = jnp.where(place < 0, jnp.argmax(known, axis=1)[:, None], place)
-        origin = jnp.take_along_axis(middle, place[..., None], axis=1)
-    return (joints - origin[..., None, :]) / unit
-
-
-def joint_angles(joints, *, skeleton):
-    """The bends of a skeleton: a straight limb has pi, one folded onto itself 0.
-
-    Args:
-        joints: [..., J, 3], in any unit; NaN where unknown.
-        skeleton: Skeleton.
-
-    Returns:
-        float32 [..., A], radians in [0, pi], in the order of skeleton.angles. NaN where
-        a joint is unknown or a bone has no length, where gradients are 0; they are
-        finite everywhere.
-    """
-    ends = np.array(list(skeleton.angles.values())).reshape(-1, 3)
-    first, vertex, last = (joints[..., ends[:, i], :] for i in range(3))
-    one, known = _direction(first - vertex)
-    two, both = _direction(last - vertex)
-    sine = _length(jnp.cross(one, two))
-    # Unlike arccos, it has a gradient at 0 and pi, and is sure there.
-    angle = jnp.arctan2(sine, jnp.sum(one * two, axis=-1))
-    return jnp.where(known & both, angle, jnp.nan)
-
-
-def velocities(joints, *, rate):
-    """Change a second: the mean of the steps from the frame before and to the next.
-
-    Args:
-        joints: [B, T, ...], NaN where unknown.
-        rate: frames a second, a number or [B].
-
-    Returns:
-        as joints; of one step where the other has an unknown end, as first and last
-        frames have, and NaN where both do.
-    """
-    rate = jnp.asarray(rate, joints.dtype)
-    rate = jnp.reshape(rate, (-1,) + (1,) * (joints.ndim - 1))
-    steps = joints[:, 1:] - joints[:, :-1]
-    beyond = jnp.full_like(joints[:, :1], jnp.nan)
-    before = jnp.concatenate([beyond, steps], axis=1)
-    after = jnp.concatenate([steps, beyond], axis=1)
-    mean = (before + after) / 2
-    mean = jnp.where(jnp.isnan(after), before, mean)
-    return jnp.where(jnp.isnan(before), after, mean) * rate
-
-
-def find_limits(features, mask):
-    """What `scale` needs of a training set.
-
-    Args:
-        features: [N, T, F], NaN where unknown.
-        mask: [N, T], above 0 for a frame.
-
-    Returns:
-        low and high, float32 [F]; 0 and 0 of a feature that is never known.
-    """
-    features = np.asarray(features)
-    known = np.isfinite(features) & (np.asarray(mask) > 0)[..., None]
-    axes = tuple(range(features.ndim - 1))
-    low = np.min(features, axis=axes, where=known, initial=np.inf)
-    high = np.max(features, axis=axes, where=known, initial=-np.inf)
-    some = known.any(axis=axes)
-    return (np.where(some, low, 0).astype(np.float32),
-            np.where(some, high, 0).astype(np.float32))
-
-
-def scale(features, low, high):
-    """Min-max scaling: `low` becomes 0, `high` 1; others may lie outside of that.
-
-    Args:
-        features: [..., F].
-        low, high: [F], of `find_limits`. Where they are equal, features become 0.
-
-    Returns:
-        [..., F]; NaN stays NaN.
-    """
-    extent = high - low
-    return jnp.where(
-        extent > 0, (features - low) / jnp.where(extent > 0, extent, 1),
-        features * 0)
-
-
 def _check(min_visibility, max_gap_s, smoothing, rate_hz, one_euro, savgol):
     if not 0 <= min_visibility <= 1:
         raise ConfigError('min_visibility', f'{min_visibility}, expected 0 to 1')
@@ -371,16 +227,6 @@ def _check(min_visibility, max_gap_s, smoothing, rate_hz, one_euro, savgol):
             'savgol', f'{savgol}: an order below the frames of the window is needed')
 
 
-def _dimensions(skeleton):
-    """In how many of them a torso is measured.
-
-    Within recordings of KIMORE its length varies by 3.2%, in the plane by 4.0%, for
-    who bends forward is foreshortened. Where depth is BlazePose's guess it is the
-    other way round: 21 and 28% against 6 and 5% in two videos of one person.
-    """
-    return 3 if skeleton.name == KINECT.name else 2
-
-
 def _share(flags):
     return float(np.mean(flags)) if np.size(flags) else 0.0
 
@@ -400,7 +246,8 @@ def _body_length(joints, skeleton):
     hips, shoulders = (
         joints[:, list(pair)].mean(axis=1)
         for pair in (skeleton.hips, skeleton.shoulders))
-    lengths = np.linalg.norm((shoulders - hips)[:, :_dimensions(skeleton)], axis=-1)
+    axes = 3 if skeleton.depth else 2
+    lengths = np.linalg.norm((shoulders - hips)[:, :axes], axis=-1)
     lengths = lengths[np.isfinite(lengths)]
     return float(np.median(lengths)) if len(lengths) else np.nan
 
@@ -546,18 +393,3 @@ def _one_euro(joints, rate_hz, options, speed):
         rate = np.where(np.isnan(last), np.nan, rate)
         smooth[frame] = last
     return smooth
-
-
-def _length(vectors):
-    """[..., 3] -> [...]; with a gradient, of 0, where the length is 0."""
-    square = jnp.sum(vectors**2, axis=-1)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square)
-
-
-def _direction(vectors):
-    """Unit vectors, and where there are any; elsewhere zeros without a gradient."""
-    square = jnp.sum(vectors**2, axis=-1, keepdims=True)
-    some = square > _TINY**2
-    safe = jnp.where(some, vectors, 1.0)
-    unit = safe / jnp.sqrt(jnp.sum(safe**2, axis=-1, keepdims=True))
-    return jnp.where(some, unit, 0.0), some[..., 0]

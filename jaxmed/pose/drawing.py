@@ -12,8 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxmed.errors import ConfigError, ImageError, InputError
-
-RED_FLAG = 0.5  # paper 000, IV: from here on people are sent to a professional
+from jaxmed.metrics import RED_FLAG
 
 # Told apart by people who see few colours, and on skin, grass and walls alike.
 LEFT, RIGHT, MIDDLE = (255, 150, 20), (40, 150, 255), (245, 245, 245)
@@ -145,7 +144,7 @@ def draw_panel(rgb, index, *, low=None, high=None, text=(), curve=None, curve_s=
     picture[top:bottom, left:right] = cv2.convertScaleAbs(ground, alpha=0.28)
 
     known = index is not None and np.isfinite(index)
-    flagged = bool(known and index >= RED_FLAG)
+    flagged = bool(known and index > RED_FLAG)
     colour = _RED if flagged else _CALM
     write('spine index', x0 + 10, y0 + 16, 0.4, (215, 215, 215))
     if known:
@@ -309,14 +308,14 @@ def plot_index(time_s, index, low, high, *, quality_time_s, quality, size_hw, ti
     calm, red = np.array(_CALM) / 255 * 0.75, np.array(_RED) / 255
     upper.axhspan(RED_FLAG, 1, color=red, alpha=0.07, linewidth=0)
     upper.axhline(RED_FLAG, color=red, linewidth=1.2, linestyle='--')
-    upper.text(0.005, RED_FLAG + 0.015, f'red flag from {RED_FLAG:g}', color=red,
+    upper.text(0.005, RED_FLAG + 0.015, f'red flag over {RED_FLAG:g}', color=red,
                fontsize=8, transform=upper.get_yaxis_transform())
     if low is not None and high is not None:
         low, high = np.asarray(low, float), np.asarray(high, float)
         upper.fill_between(time_s, low, high, color='tab:blue', alpha=0.2, linewidth=0)
         upper.vlines(time_s, low, high, color='tab:blue', alpha=0.35, linewidth=1)
     upper.plot(time_s, index, color='0.25', linewidth=1.5)
-    flagged = index >= RED_FLAG
+    flagged = index > RED_FLAG
     # A lone index has no line to be seen by.
     size = float(np.clip(300 / max(len(index), 1), 6, 36))
     for chosen, colour in ((flagged, red), (~flagged, calm)):

@@ -24,7 +24,8 @@ def normalise(inputs, frame_mask, segment, step_s, *, skeleton, exercises):
     """Centres and scales movements; moving or enlarging the picture changes nothing.
 
     Each segment (an exercise, of a recording of its own) has its own middle and its
-    own scale: the mean distance from the hips' middle to the shoulders'.
+    own scale: the mean distance from the hips' middle to the shoulders', in the
+    picture's plane where depth is not measured.
 
     Args:
         inputs: float32 [B, T, J, 4], x, y, z (NaN where unknown) and visibility.
@@ -54,7 +55,8 @@ def normalise(inputs, frame_mask, segment, step_s, *, skeleton, exercises):
         means = jnp.einsum('bte,btc->bec', weights, values) / total[..., None]
         return jnp.einsum('bte,bec->btc', of, means)
 
-    torso = safe_norm(shoulders - hips)[..., None]
+    axes = 3 if skeleton.depth else 2
+    torso = safe_norm((shoulders - hips)[..., :axes])[..., None]
     scale = segment_mean(torso, hips_known & shoulders_known)
     scale = jnp.where(scale > LEAST_TORSO, scale, jnp.inf)
     origin = segment_mean(hips, hips_known)

@@ -102,7 +102,7 @@ def findings(
     if annotate and len(found) == 1 and found[0].size_hw is not None:
         files['annotated.mp4'] = _annotate(
             record, found[0], index, spread, interval, skeleton=skeleton,
-            max_pixels=max_pixels, max_seconds=max_seconds,
+            rate_hz=cut.rate_hz, max_pixels=max_pixels, max_seconds=max_seconds,
             min_visibility=min_visibility)
     details = {
         'windows_found': windows, 'read': counts,
@@ -141,8 +141,8 @@ def _plot(record, index, spread, interval):
 
 
 def _annotate(
-    record, motion, index, spread, interval, *, skeleton, max_pixels, max_seconds,
-    min_visibility,
+    record, motion, index, spread, interval, *, skeleton, rate_hz, max_pixels,
+    max_seconds, min_visibility,
 ):
     """The video with the person's skeleton and the index so far, as MP4 bytes."""
     path = record['parts'][0][3]
@@ -171,7 +171,7 @@ def _annotate(
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, 'annotated.mp4')
         with videos.open_video(
-            path, max_pixels=max_pixels, max_seconds=max_seconds
+            path, max_pixels=max_pixels, max_seconds=max_seconds, rate_hz=rate_hz
         ) as video:
             drawing.write_video(target, pictures(video), rate_hz=video.rate_hz)
         return target.read_bytes()

@@ -363,7 +363,7 @@ def calibrate(rows):
 
 
 def _width(values):
-    return values.get('width') or np.inf
+    return np.inf if values['width'] is None else values['width']
 
 
 def infer(apply, record, *, batch_size):

@@ -10,7 +10,8 @@ from jaxmed.errors import ConfigError, InputError
 from jaxmed.pose import cleaning
 from jaxmed.pose.skeletons import BLAZEPOSE, Motion
 
-CUT = movements.Cut(('touch toes', 'walk', 'jump'), 'video', 'window', 40, 20, 10.0, 1.0)
+CUT = movements.Cut(
+    ('touch toes', 'walk', 'jump'), 'video', 'window', 40, 20, 10.0, 1.0)
 
 
 def make_motion(frames, *, start=0.0, rate_hz=10.0):
@@ -57,8 +58,9 @@ def test_a_whole_recording_becomes_one_window_that_knows_its_seconds():
 
 
 def test_exercises_of_a_person_follow_each_other_in_their_own_order():
-    record = cut([('jump', make_motion(30, start=500)), ('Touch_Toes', make_motion(25))],
-                 unit='subject')
+    record = cut(
+        [('jump', make_motion(30, start=500)), ('Touch_Toes', make_motion(25))],
+        unit='subject')
     assert record['inputs'].shape == (1, 120, 33, 4)
     np.testing.assert_array_equal(
         record['segment'][0], [0] * 25 + [2] * 30 + [3] * 65)
@@ -79,7 +81,8 @@ def test_too_short_a_recording_is_refused_by_name():
 
 
 @pytest.mark.parametrize('name, exercise', [
-    ('S_ID3_Es5', 'es5'), ('p1 touch-toes 2', 'touch toes'), ('TOUCH_TOES', 'touch toes'),
+    ('S_ID3_Es5', 'es5'), ('p1 touch-toes 2', 'touch toes'),
+    ('TOUCH_TOES', 'touch toes'),
     ('sidewalk', ''), ('walk', 'walk'), ('walk_fast_1', 'walk fast'), ('es', ''),
 ])
 def test_exercises_are_found_in_names_of_files(name, exercise):

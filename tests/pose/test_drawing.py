@@ -144,11 +144,11 @@ def bar(index, **options):
     return (row == drawing._CALM).all(-1).sum(), (row == drawing._RED).all(-1).sum()
 
 
-def test_the_bar_is_as_long_as_the_index_and_red_from_one_half_on():
+def test_the_bar_is_as_long_as_the_index_and_red_over_one_half():
     assert bar(0.25)[0] == pytest.approx(0.25 * 244, abs=2)
     assert bar(0.499) == (pytest.approx(0.499 * 244, abs=3), 0)
     # The line at the limit hides a pixel or two of the bar.
-    assert bar(0.5) == (0, pytest.approx(0.5 * 244, abs=3))
+    assert bar(0.501) == (0, pytest.approx(0.5 * 244, abs=3))
     assert bar(1.0) == (0, pytest.approx(244, abs=3))
     assert bar(7.0) == bar(1.0)
     assert bar(-3.0)[0] <= 1
@@ -164,8 +164,8 @@ def flag(index):
     return bool((picture[15:35, 180:270] == drawing._RED).all(-1).sum() > 500)
 
 
-def test_the_red_flag_is_up_from_one_half_on():
-    assert [flag(index) for index in (None, 0.0, 0.49, 0.5, 0.9)] == [
+def test_the_red_flag_is_up_over_one_half():
+    assert [flag(index) for index in (None, 0.0, 0.5, 0.51, 0.9)] == [
         False, False, False, True, True]
 
 
