@@ -17,7 +17,7 @@ POOLINGS = ('last', 'mean', 'mean_max', 'attention')
 LIKELIHOODS = ('point', 'gaussian')
 # The network's view of a scaled feature: unseen movements may go beyond the training
 # set's limits by half their range, a landmark that jumped away no further.
-SEEN = (-0.5, 1.5)
+SEEN = 2.0
 # A predicted standard deviation stays between them; it begins at about their geometric
 # mean. Indices are in [0, 1], where 0.29 is that of any value being as likely.
 DEVIATIONS = (0.01, 1.0)
@@ -35,9 +35,12 @@ class PoseLSTM(nn.Module):
     194 = 373,842; for 99, three of each BlazePose landmark, 355,700. The paper gives
     neither an activation of the embedding nor which states the dense layer sees.
 
-    Features become (x - low) / (high - low), clipped to SEEN, by the variables 'low'
-    and 'high' [F] of the collection 'limits': the training set's, set by whoever
-    trains, 0 and 1 before, and not changed here. Where they are equal, features are 0.
+    Min-max scaling: the variables 'low' and 'high' [F] of the collection 'limits'
+    become -1 and 1, what is beyond them is clipped to +-SEEN. They are the training
+    set's, set by whoever trains, 0 and 1 before, and not changed here. Where they are
+    equal, features are 0. (The paper scales without saying to what. Scaled to [0, 1],
+    all features share an offset of several times their spread, and drawn movements were
+    learnt only after 200 updates, in place of 50.)
     The context joins the features of each frame and, once more, what is pooled.
 
     With `convolutions`, each is followed by the norm and a leaky ReLU; `residual` adds
@@ -180,7 +183,8 @@ class PoseLSTM(nn.Module):
         high = self.variable('limits', 'high', jnp.ones, shape).value
         some = high > low
         scale = jnp.where(some, 1 / jnp.where(some, high - low, 1.0), 0.0)
-        return jnp.clip((features.astype(jnp.float32) - low) * scale, *SEEN)
+        scaled = 2 * (features.astype(jnp.float32) - low) * scale - some
+        return jnp.clip(scaled, -SEEN, SEEN)
 
     def _embed(self, x, mask, train):
         """Frames, and the embedding itself if the first cell may do it: (x, mask, V).

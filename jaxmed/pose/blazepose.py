@@ -429,19 +429,24 @@ def _refine(places, maps):
     [B, J, 2] x and y in [0, 1] of the square, [B, h, w, J] -> [B, J, 2].
     """
     height, width = maps.shape[1:3]
-    centre = jnp.trunc(places * jnp.array([width, height], jnp.float32))
-    column, row = centre[..., 0], centre[..., 1]
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    xs, ys = jnp.arange(width, dtype=jnp.float32), jnp.arange(height, dtype=jnp.float32)
-    near_x = jnp.abs(xs[:, None] - column[:, None]) <= _MAP_REACH  # [B, w, J]
-    near_y = jnp.abs(ys[:, None] - row[:, None]) <= _MAP_REACH  # [B, h, J]
-    near = near_y[:, :, None] & near_x[:, None]
-    sure = jnp.where(near, jax.nn.sigmoid(maps), 0.0)
-    total = sure.sum(axis=(1, 2))
-    x = (sure * xs[:, None]).sum(axis=(1, 2)) / width
-    y = (sure * ys[:, None, None]).sum(axis=(1, 2)) / height
-    moved = jnp.stack([x, y], axis=-1) / jnp.maximum(total, 1e-6)[..., None]
-    use = inside & (sure.max(axis=(1, 2)) >= _MIN_MAP)
+    size = jnp.array([width, height], jnp.float32)
+    centre = jnp.trunc(places * size)
+    inside = ((centre >= 0) & (centre < size)).all(axis=-1)
+    reach = np.arange(-_MAP_REACH, _MAP_REACH + 1)
+    # [B, J, 7, 7]; what is beyond the map is read at its edge and counts nothing.
+    columns = jnp.clip(centre[..., 0], -9, width + 9)[..., None, None] + reach
+    rows = jnp.clip(centre[..., 1], -9, height + 9)[..., None, None] + reach[:, None]
+    counted = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    one, joint = jnp.ogrid[:maps.shape[0], :maps.shape[3]]
+    near = maps[
+        one[..., None, None], jnp.clip(rows, 0, height - 1).astype(jnp.int32),
+        jnp.clip(columns, 0, width - 1).astype(jnp.int32), joint[..., None, None]]
+    sure = jnp.where(counted, jax.nn.sigmoid(near), 0.0)
+    total = jnp.maximum(sure.sum(axis=(2, 3)), 1e-6)
+    moved = jnp.stack(
+        [(sure * columns).sum(axis=(2, 3)) / total / width,
+         (sure * rows).sum(axis=(2, 3)) / total / height], axis=-1)
+    use = inside & (sure.max(axis=(2, 3)) >= _MIN_MAP)
     return jnp.where(use[..., None], moved, places)
 
 

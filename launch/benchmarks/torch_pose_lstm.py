@@ -65,7 +65,7 @@ def build(model, *, features, context):
         def forward(self, x, mask, context):
             real = mask[..., None] > 0
             repeated = context[:, None].expand(-1, x.shape[1], -1)
-            x = torch.cat([x.clip(*SEEN), repeated], -1).masked_fill(~real, 0)
+            x = torch.cat([x.clip(-SEEN, SEEN), repeated], -1).masked_fill(~real, 0)
             if model['embedding']:
                 x = self.embedding(x)
                 if norm == 'layer':

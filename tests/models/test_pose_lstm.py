@@ -67,7 +67,7 @@ def variables_of(model, inputs, scale=0.5):
         lambda x: (scale * rng.normal(size=x.shape)).astype(np.float32),
         shapes['params'])}
     variables['limits'] = {
-        'low': np.zeros(shapes['limits']['low'].shape, np.float32),
+        'low': -np.ones(shapes['limits']['low'].shape, np.float32),
         'high': np.ones(shapes['limits']['high'].shape, np.float32)}
     if 'batch_stats' in shapes:
         variables['batch_stats'] = jax.tree.map(
@@ -175,9 +175,9 @@ def test_features_are_scaled_by_the_limits_and_no_landmark_jumps_far():
         'limits': {'low': np.array([0.0, 4.0, 7.0], np.float32),
                    'high': np.array([10.0, 6.0, 7.0], np.float32)},
     }
-    # (1 + 1.5) / 2, as 2 is too far; (-0.5 + 0.5) / 2; 0, as its limits are one.
+    # (1 + 2) / 2, as 3 is too far; (-2 + 0) / 2; 0, as its limits are one.
     outputs = model.apply(variables, inputs, train=False)
-    np.testing.assert_allclose(outputs, [[1.25 + 8000]])
+    np.testing.assert_allclose(outputs, [[1.5 - 10 + 8000]])
     changed = model.apply(
         variables, inputs, train=True, mutable=['limits', 'batch_stats'])[1]
     np.testing.assert_array_equal(changed['limits']['low'], [0, 4, 7])
