@@ -41,6 +41,8 @@ def get_config(variant=''):
         seed=0, epochs=100, steps_per_epoch=0, batch_size=32, monitor='-mae',
         patience=0, checkpoint_every=500,
     ))
+    # Trained on the same records and reported beside: name -> changes of this config.
+    config.rivals = ConfigDict()
     config.evaluate = ConfigDict(dict(views=1, resamples=1000))
     config.runtime = ConfigDict(dict(
         workers=0, log_every=10, eval_batch_size=32, verify=True, cpu_devices=1,
@@ -67,9 +69,18 @@ def get_config(variant=''):
             span='whole',
         ))
     if variant == 'phantom':
-        config.data.phantoms = 1500
+        # Drawn people are all seen from one side and know their exercise.
+        config.task.update(dict(mirror=False, turn_deg=0.0, warp=0.0, forget=0.0))
+        config.task.model.update(dict(embedding=96, hidden=96, dropout=0.15))
+        config.evaluate.views = 1
+        config.data.phantoms = 3000
         config.train.update(dict(epochs=12))
-    if variant not in ('', 'strong', 'phantom', 'kimore'):
+        config.rivals.RNN = dict(task=dict(model=dict(cell='rnn')))
+    if variant == 'table2':  # 5 s as 500 frames; see configs/spine_health_grids.py
+        config.task.update(dict(frames=500, stride=250, rate_hz=100.0))
+        config.data.phantoms = 600
+        config.train.update(dict(epochs=15))
+    if variant not in ('', 'strong', 'phantom', 'kimore', 'table2'):
         raise ValueError(
-            f'variant {variant!r}: there are strong, phantom and kimore')
+            f'variant {variant!r}: there are strong, phantom, kimore and table2')
     return config

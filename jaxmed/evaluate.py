@@ -71,7 +71,8 @@ def count_shared(cases, *, split):
 
 
 def evaluate(
-    data, *, views, batch_size, resamples, seed, train_sources=(), name='this model'
+    data, *, views, batch_size, resamples, seed, train_sources=(), name='this model',
+    rivals=(),
 ):
     """Measures a task, its baselines and its probes.
 
@@ -87,6 +88,7 @@ def evaluate(
         train_sources: of each part of the first data, what its baselines are fitted
             to; with None among them, or nothing, such baselines are left out.
         name: of the model, for tables.
+        rivals: names in `data` that are of other models on what the first is of.
 
     Returns:
         (list of report.Result, name of the data or of a probe -> (cases, rows)).
@@ -108,14 +110,15 @@ def evaluate(
         again, counts = np.unique(cases['case_id'], return_counts=True)
         if counts.max() > 1:
             raise RecordError('records', f'case {again[counts.argmax()]} comes twice')
-        results.append(report.Result(source_name, part, report.summarise(
-            cases, task.metrics, resamples=resamples, seed=seed
-        )))
+        results.append(report.Result(
+            source_name, next(iter(data)) if part in rivals else part,
+            report.summarise(cases, task.metrics, resamples=resamples, seed=seed)))
         return cases, rows
 
     for part in data:
         first, task = not measured, data[part][0][0][0]
-        measured[part] = measure(name, part, views=views)
+        measured[part] = measure(
+            part if part in rivals else name, part, views=views)
         if first:
             baselines = {
                 baseline: [function] * len(data[part])

@@ -106,6 +106,7 @@ def evaluate_run(
         resamples=settings['resamples'], seed=0,
         views=views,
         batch_size=first.config['runtime']['eval_batch_size'],
+        rivals=tuple(beside or ()),
         # Each fold's own: the others' have its test people in them.
         train_sources=[getattr(group.on('train'), 'source', None) for group in groups],
     )

@@ -17,23 +17,55 @@ from absl import flags
 from ml_collections import config_flags
 
 import launch
+from launch.benchmarks import ct_case, pose_case
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'What to time.')
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
 _ROUNDS = flags.DEFINE_integer(
     'rounds', 10, 'Timed turns of every step.', lower_bound=1
 )
+_FRAMES = flags.DEFINE_integer(
+    'frames', 2000, 'Of a video, that memory is watched over.', lower_bound=2
+)
+_LIVE_S = flags.DEFINE_float(
+    'live_s', 20.0, 'Seconds of a live run.', lower_bound=1.0
+)
 flags.mark_flags_as_required(['config'])
+
+
+def _measure_scans(config):
+    return {
+        'case': ct_case.measure(config, rounds=_ROUNDS.value, depth=250),
+        'tall_case': ct_case.measure(config, rounds=1, depth=1200),
+    }
+
+
+def _measure_fractures(config):
+    from configs import spinal_cord_yolo
+
+    return {'case': ct_case.measure(
+        config, rounds=_ROUNDS.value, depth=250,
+        detector=spinal_cord_yolo.get_config().to_dict())}
+
+
+def _measure_videos(config):
+    return {'case': pose_case.measure(
+        config, rounds=_ROUNDS.value, frames=_FRAMES.value, live_s=_LIVE_S.value)}
+
+
+# Task -> from its files to its findings. Of other tasks, pictures are decoded.
+CASES = {
+    'spinal_cord': _measure_scans, 'spine_health': _measure_videos,
+    'vertebral_fracture': _measure_fractures,
+}
 
 
 def main(argv):
     import jax
 
-    from configs import spinal_cord_yolo
     from jaxmed import benchmark, findings, jobs, runs, train
     from jaxmed.data import records
     from launch import benchmarks
-    from launch.benchmarks import ct_case
 
     config = _CONFIG.value.to_dict()
     name, batch_size = config['task_name'], config['train']['batch_size']
@@ -57,13 +89,8 @@ def main(argv):
             workers=config['runtime']['workers'],
             start_rivals=start_rivals,
         )
-        if name == 'spinal_cord':
-            result['case'] = ct_case.measure(config, rounds=_ROUNDS.value, depth=250)
-            result['tall_case'] = ct_case.measure(config, rounds=1, depth=1200)
-        elif name == 'vertebral_fracture':
-            result['case'] = ct_case.measure(
-                config, rounds=_ROUNDS.value, depth=250,
-                detector=spinal_cord_yolo.get_config().to_dict())
+        if name in CASES:
+            result |= CASES[name](config)
         else:
             result['decoding'] = benchmark.measure_decoding(task, source)
         warm = benchmark.start_times(

@@ -80,7 +80,8 @@ class Network(NamedTuple):
 
     `apply(params, inputs, *, dtype)` maps [B, *input_shape] to the tuple of outputs,
     [B, *shape] float32 for each of `output_shapes`. It is pure and may be compiled.
-    `dtype` is what it computes in.
+    `dtype` is what matrices and dense filters are multiplied in; sums, depthwise
+    filters and what is kept between operators are float32.
     """
 
     apply: Callable[..., tuple[jax.Array, ...]]
@@ -94,7 +95,7 @@ class _Step(NamedTuple):
     """An operator that is left for the device."""
 
     name: str  # its place and its kind: '017_conv_2d'
-    compute: Callable[..., jax.Array]  # (weights, *inputs) -> output
+    compute: Callable[..., jax.Array]  # (weights, dtype, *inputs) -> output
     inputs: tuple[int, ...]
     output: int
 
@@ -373,15 +374,16 @@ def _size(shape):
 
 def _make_apply(steps, shapes, source, outputs):
     def apply(params, inputs, *, dtype):
-        values = {source: inputs.astype(dtype)}
+        values = {source: inputs.astype(jnp.float32)}
         for step in steps:
-            weights = jax.tree.map(lambda w: w.astype(dtype), params.get(step.name, {}))
-            value = step.compute(weights, *(values[index] for index in step.inputs))
+            value = step.compute(
+                params.get(step.name, {}), dtype,
+                *(values[index] for index in step.inputs))
             if value.shape[1:] != shapes[step.output]:
                 raise ValueError(
                     f'{step.name} gives {value.shape[1:]}, not {shapes[step.output]}')
             values[step.output] = value
-        return tuple(values[index].astype(jnp.float32) for index in outputs)
+        return tuple(values[index] for index in outputs)
 
     return apply
 
@@ -423,13 +425,15 @@ def _conv_2d(reader, options, sources, result):
         reader.option(options, field, 'i', 1, (1,), f'{what}: dilation')
     pointwise = weights['kernel'].shape[:2] == (1, 1) and strides == (1, 1)
 
-    def compute(weights, x):
-        kernel = weights['kernel']
+    def compute(weights, dtype, x):
+        x, kernel = x.astype(dtype), weights['kernel'].astype(dtype)
         if pointwise:
-            y = jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0])
+            y = jnp.einsum(
+                'bhwi,io->bhwo', x, kernel[0, 0], preferred_element_type=jnp.float32)
         else:
             y = lax.conv_general_dilated(
-                x, kernel, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+                x, kernel, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+                preferred_element_type=jnp.float32)
         return activation(y + weights['bias'] if 'bias' in weights else y)
 
     return weights, compute, sources[:1]
@@ -448,7 +452,7 @@ def _depthwise_conv_2d(reader, options, sources, result):
     if reader.shape(sources[0])[-1:] != (channels,):
         reader.refuse(f'{what} of {channels} filters for another number of channels')
 
-    def compute(weights, x):
+    def compute(weights, dtype, x):
         y = lax.platform_dependent(
             x, weights['kernel'],
             cpu=lambda x, kernel: _shifted_sum(x, kernel, strides, padding),
@@ -487,7 +491,7 @@ def _max_pool_2d(reader, options, sources, result):
     padding = reader.option(options, 0, 'b', 0, _PADDINGS, f'{what}: padding')
     activation = reader.activation(options, 5, what)
 
-    def compute(weights, x):
+    def compute(weights, dtype, x):
         pooled = lax.reduce_window(
             x, jnp.array(-jnp.inf, x.dtype), lax.max, (1, *window, 1), (1, *strides, 1),
             padding)
@@ -502,7 +506,7 @@ def _add(reader, options, sources, result):
     activation = reader.activation(options, 0, 'ADD')
     if reader.shape(sources[0]) != reader.shape(sources[1]):
         reader.refuse('ADD of tensors of two shapes')
-    return {}, lambda weights, a, b: activation(a + b), sources
+    return {}, lambda weights, dtype, a, b: activation(a + b), sources
 
 
 def _concatenation(reader, options, sources, result):
@@ -511,13 +515,14 @@ def _concatenation(reader, options, sources, result):
     # Negative axes count from the end; the pictures are never joined.
     allowed = {axis: axis % rank for axis in range(-rank, rank) if axis % rank}
     axis = reader.option(options, 0, 'i', 0, allowed, 'CONCATENATION: axis')
-    return {}, lambda weights, *xs: activation(jnp.concatenate(xs, axis)), sources
+    return (
+        {}, lambda weights, dtype, *xs: activation(jnp.concatenate(xs, axis)), sources)
 
 
 def _reshape(reader, options, sources, result):
     # The shape is also the second input or an option; all say what the result's says.
     shape = reader.shape(result)[1:]
-    return {}, lambda weights, x: x.reshape(x.shape[0], *shape), sources[:1]
+    return {}, lambda weights, dtype, x: x.reshape(x.shape[0], *shape), sources[:1]
 
 
 def _pad(reader, options, sources, result):
@@ -531,14 +536,14 @@ def _pad(reader, options, sources, result):
     before, after = reader.shape(sources[0]), reader.shape(result)
     if tuple(n + sum(w) for n, w in zip(before, widths)) != after:
         reader.refuse(f'PAD of {before} by {pads.tolist()} to {after}')
-    return {}, lambda weights, x: jnp.pad(x, widths), sources[:1]
+    return {}, lambda weights, dtype, x: jnp.pad(x, widths), sources[:1]
 
 
 def _depth_to_space(reader, options, sources, result):
     block = reader.option(
         options, 0, 'i', 0, range(1, 65), 'DEPTH_TO_SPACE: block size')
 
-    def compute(weights, x):
+    def compute(weights, dtype, x):
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height, width, block, block, channels // block**2)
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(
@@ -560,9 +565,9 @@ def _resize_bilinear(reader, options, sources, result):
     rows, columns = (
         _interpolation(n, m, corners, half) for n, m in zip(before[1:3], after[1:3]))
 
-    def compute(weights, x):
-        x = jnp.einsum('yh,bhwc->bywc', jnp.asarray(rows, x.dtype), x)
-        return jnp.einsum('xw,bywc->byxc', jnp.asarray(columns, x.dtype), x)
+    def compute(weights, dtype, x):
+        x = jnp.einsum('yh,bhwc->bywc', rows, x)
+        return jnp.einsum('xw,bywc->byxc', columns, x)
 
     return {}, compute, sources[:1]
 
@@ -584,7 +589,7 @@ def _interpolation(old, new, corners, half):
 
 
 def _logistic(reader, options, sources, result):
-    return {}, lambda weights, x: jax.nn.sigmoid(x), sources[:1]
+    return {}, lambda weights, dtype, x: jax.nn.sigmoid(x), sources[:1]
 
 
 _BUILDERS: dict[str, Any] = {

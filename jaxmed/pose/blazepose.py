@@ -117,9 +117,9 @@ def load(path, *, sha256, dtype, choice='largest'):
     Args:
         path: a .task file of MediaPipe's PoseLandmarker: lite, full or heavy.
         sha256: what its SHA-256 must be, in hexadecimal; '' accepts any.
-        dtype: what networks compute in, jnp.float32 or jnp.bfloat16.
-        choice: who is taken among several people: 'largest', or 'best', the one with
-            the highest score, as MediaPipe does.
+        dtype: what networks multiply in, jnp.float32 or jnp.bfloat16.
+        choice: who is taken among several people: 'largest', by size times score, or
+            'best', the one with the highest score, as MediaPipe does.
 
     Returns:
         BlazePose.
@@ -318,7 +318,8 @@ def find_people(boxes, logits, size_hw, *, choice):
         place = place / jnp.maximum(weights.sum(axis=1), 1e-6)[:, None, None]
         region = _region(place[:, 0], place[:, 1])
         score = of_top(scores)[:, 0]
-        value = region.size if choice == 'largest' else score
+        # Of the size alone, a poor guess on the same person may be the largest.
+        value = region.size * score if choice == 'largest' else score
         better = here & (value > best)
         chosen = jax.tree.map(
             lambda old, new: _where(better, new, old), chosen, (region, score))

@@ -147,7 +147,7 @@ def _annotate(
     """The video with the person's skeleton and the index so far, as MP4 bytes."""
     path = record['parts'][0][3]
     index, low, high = _curve(index, spread, interval)
-    ends = np.asarray(record['last_s'])
+    ends = np.asarray(record['last_s']) - 1e-3  # more than float32 rounds by
     scale = min(1.0, _MOST_HEIGHT_PX / motion.size_hw[0])
 
     def pictures(video):

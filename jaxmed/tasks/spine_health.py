@@ -305,8 +305,8 @@ def begin(source, variables, *, model, prepare, quantile):
         found.append(np.asarray(values[0])[np.asarray(mask[0]) > 0])
     values = np.concatenate(found)
     low, high = np.quantile(values, [quantile, 1 - quantile], axis=0)
-    # What never changes says nothing: it becomes 0, not a division by 0.
-    high = np.where(high - low > 1e-6, high, low + 1)
+    # What never changes says nothing: limits that are equal make it 0.
+    high = np.where(high - low > 1e-6, high, low)
     limits = {'low': low.astype(np.float32), 'high': high.astype(np.float32)}
     return variables | {'limits': {'sequence': limits}}
 

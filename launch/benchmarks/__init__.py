@@ -20,6 +20,7 @@ import numpy as np
 RIVALS = {
     'chest_xray': 'launch.benchmarks.torch_classifiers',
     'spinal_cord': 'launch.benchmarks.torch_yolo',
+    'spine_health': 'launch.benchmarks.torch_pose_lstm',
     'vertebral_fracture': 'launch.benchmarks.torch_patch_sequence',
     'white_blood_cell': 'launch.benchmarks.torch_unet',
 }

@@ -249,7 +249,7 @@ def test_shifted_pictures_add_up_to_a_grouped_convolution(size, strides, padding
 
 
 def test_bfloat16_is_near_float32_and_comes_out_as_float32():
-    network = tflite.read_network(NETWORKS['depthwise_same']().bytes(), where='x')
+    network = tflite.read_network(NETWORKS['conv_pointwise']().bytes(), where='x')
     inputs = draw(2, *network.input_shape)
     exact, = run(network, inputs)
     rough, = run(network, inputs, jnp.bfloat16)

@@ -109,6 +109,12 @@ def test_of_two_people_the_largest_or_the_best_is_taken():
     np.testing.assert_allclose(best.region.centre, [[-6, 100]], rtol=1e-4)
 
 
+def test_a_poor_guess_is_not_taken_for_being_a_little_larger():
+    boxes, logits = outputs((5, 0.9, (50, 100), 40), (900, 0.51, (150, 100), 41))
+    found = blazepose.find_people(boxes, logits, (224, 224), choice='largest')
+    np.testing.assert_allclose(found.region.centre, [[50, 100]], rtol=1e-4)
+
+
 def test_an_empty_picture_has_nobody():
     boxes, logits = outputs()
     found = blazepose.find_people(boxes, logits, (224, 224), choice='best')

@@ -1,0 +1,370 @@
+"""A drawn video from the decoder to landmarks, to an index, and live.
+
+Each part runs in a process of its own, so that none inherits another's memory or
+threads. Rates are of untrained networks: speed does not depend on what they say.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from jaxmed.errors import InputError
+
+SIZE_HW, RATE_HZ = (1920, 1080), 30.0
+SIZES, LARGE_SIZES = (1, 4, 16), (64, 256)  # of batches; the large on accelerators
+BATCH = 16  # frames that find_landmarks hands over together, as the task asks it to
+FOLLOWED = 16  # frames of one video go one after the other: more in a call gain nothing
+SETTLED = 200  # frames after which memory is watched
+LIVE = dict(  # as launch.live has it
+    buckets=2, stride_s=0.2, least_known=0.5, smoothing_s=1.0, max_height=720,
+    stall_s=5.0)
+LIMITS = dict(max_pixels=40_000_000, max_seconds=float('inf'))
+
+
+def measure(config, *, rounds, frames, live_s, sizes=SIZES):
+    """Times the video path of the task spine_health.
+
+    Args:
+        config: nested dicts of the task. `landmark_model` names the .task bundle;
+            without one, what needs landmarks is left out.
+        rounds: timed turns of each landmarker, after a first one.
+        frames: that memory is watched over, with either landmarker.
+        live_s: seconds of the live run.
+        sizes: of JAX's batches.
+
+    Returns:
+        JSON, {'window', 'video', 'decoding', 'landmarks', 'memory', 'live'}, each as
+        its function here says; or 'left_out', why the last three are missing.
+
+    Raises:
+        InputError: a wrong or damaged .task bundle.
+    """
+    result = {'window': _run('window', config=config, count=20 * rounds)}
+    with tempfile.TemporaryDirectory() as folder:
+        video = f'{folder}/video.mp4'
+        result |= {
+            'video': _draw(video),
+            'decoding': _run('decoding', video=video, rounds=rounds),
+        }
+        if config['task']['skeleton'] != 'blazepose':
+            reason = f'skeleton {config["task"]["skeleton"]} is not a landmarker\'s'
+        elif not config['task']['landmark_model']:
+            reason = 'task.landmark_model names no .task bundle'
+        else:
+            options = {'config': config, 'video': video}
+            return result | {
+                'landmarks': _run('landmarks', **options, rounds=rounds, sizes=sizes),
+                'memory': {
+                    kind: _run('memory', **options, kind=kind, frames=frames)
+                    for kind in ('mediapipe', 'jax')},
+                'live': _run('live', **options, seconds=live_s),
+            }
+    return result | {'left_out': reason}
+
+
+def _run(part, **options):
+    """A part's answer, from a fresh process."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'launch.benchmarks.pose_case', part,
+         json.dumps(options)],
+        stdout=subprocess.PIPE, text=True, check=True,
+        # An accelerator's memory is mostly taken, by whoever started this.
+        env={'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'} | os.environ,
+    )
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if 'error' in answer:
+        raise InputError(*answer['error'])
+    return answer
+
+
+def _draw(path):
+    """Somebody who touches the toes, in an upright video of a phone's size."""
+    from jaxmed.data.phantoms import stick_figures, walkers
+
+    (person,) = walkers.subjects(count=1, seed=0, exercises=('touch_toes',))
+    drawn = stick_figures.write_video(
+        path, person.motion, rate_hz=RATE_HZ, size_hw=SIZE_HW, seed=0)
+    return {
+        'size_hw': SIZE_HW, 'rate_hz': RATE_HZ, 'frames': len(drawn),
+        'codec': 'MPEG-4 part 2', 'bytes': Path(path).stat().st_size,
+    }
+
+
+def main(part, options):
+    """The fresh process: prints a part's answer, or what is wrong, as JSON."""
+    try:
+        answer = PARTS[part](**json.loads(options))
+    except InputError as error:
+        answer = {'error': [error.where, error.reason]}
+    print(json.dumps(answer))
+
+
+def time_decoding(video, rounds):
+    """Reads the whole video, as fast as it comes.
+
+    Returns:
+        {'frames_per_s', from the first frame to the last; 'first_frame_s', from the
+        opening, the start of the decoder's process in it}, medians.
+    """
+    from jaxmed.data import videos
+
+    first_s, rates = [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        with videos.open_video(video, **LIMITS) as frames:
+            next(iter(frames))
+            first_s.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            count = sum(1 for _ in frames)
+            rates.append(count / (time.perf_counter() - began))
+    return {'frames_per_s': statistics.median(rates),
+            'first_frame_s': statistics.median(first_s)}
+
+
+def _load(config):
+    """The task, and an untrained network of it: raw windows to index and spread."""
+    import jax
+    import optax
+
+    from jaxmed import predict, runs, train
+
+    task = runs.make_task(config, axis_name=train.AXIS)
+    state = jax.device_get(train.init_state(task, optax.identity(), seed=0))
+    predictor = predict.Predictor(
+        [task], [{'params': state.params, 'model_state': state.model_state}],
+        views=config['evaluate']['views'], batch_size=1)
+    return task, predictor.apply
+
+
+def time_window(config, count):
+    """One window from raw landmarks to the index, `count` times.
+
+    Returns:
+        {'median_ms', 'p95_ms', 'frames' of the window, 'views', 'count', 'compile_s'}.
+    """
+    import jax
+    import numpy as np
+
+    task, apply = _load(config)
+    window = {
+        name: np.asarray(task.example[name])[None]
+        for name in ('inputs', 'frame_mask', 'segment', 'step_s')}
+    rng = np.random.default_rng(0)
+    seconds = []
+    for _ in range(count + 1):
+        window['inputs'] = rng.random(window['inputs'].shape, np.float32)
+        began = time.perf_counter()
+        jax.device_get(apply(window))
+        seconds.append(time.perf_counter() - began)
+    median_s = statistics.median(seconds[1:])
+    return {
+        'median_ms': 1e3 * median_s, 'p95_ms': 1e3 * np.quantile(seconds[1:], 0.95),
+        'frames': window['inputs'].shape[1], 'views': config['evaluate']['views'],
+        'count': count, 'compile_s': seconds[0] - median_s,
+    }
+
+
+def _make_landmarker(config, kind, *, mode):
+    from jaxmed.pose import landmarks
+
+    task = config['task']
+    return landmarks.make_landmarker(
+        kind, task['landmark_model'], sha256=task['landmark_sha256'], mode=mode,
+        max_people=1, dtype=task['landmark_dtype'])
+
+
+def time_landmarks(config, video, rounds, sizes):
+    """MediaPipe and BlazePose in JAX on the same decoded frames, turn by turn.
+
+    Returns:
+        {'model_sha256', 'mediapipe': {'video' and 'image': {'frames_per_s' and
+        'ms_per_frame', medians}}, 'jax': list of {'mode': 'image', every frame by
+        itself, 'track', a frame of each of many videos, or 'follow', frames of one
+        video; 'dtype'; 'batch_size'; 'frames_in': 'host' or 'device' memory;
+        'frames_per_s'; 'ms_per_frame'; 'compile_s'; 'found', share of frames with a
+        person; 'times_faster_than_mediapipe': {'video' and 'image': median over turns
+        of the ratio in a turn}}}.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxmed.data import videos
+    from jaxmed.pose import blazepose
+
+    jax.config.update('jax_enable_compilation_cache', False)  # it is timed
+    accelerated = jax.default_backend() != 'cpu'
+    sizes = (*sizes, *LARGE_SIZES) if accelerated else sizes
+    with videos.open_video(video, **LIMITS) as source:
+        frames = list(itertools.islice(source, max(sizes[-1], BATCH)))
+    pictures = np.stack([frame.rgb for frame in frames])
+    pictures = pictures[np.arange(sizes[-1]) % len(frames)]
+    steps, told = [], []
+    for dtype in ('float32', 'bfloat16')[:1 + accelerated]:
+        network = blazepose.load(
+            config['task']['landmark_model'], dtype=jnp.dtype(dtype),
+            sha256=config['task']['landmark_sha256'])
+        places = ('host', 'device')[:1 + accelerated]
+        for place, size in itertools.product(places, sizes):
+            part = jnp.asarray(pictures[:size]) if place == 'device' else (
+                pictures[:size])
+            for mode, step in _modes(network, part):
+                steps.append((step, size))
+                told.append({'mode': mode, 'dtype': dtype, 'batch_size': size,
+                             'frames_in': place})
+    modes = ('video', 'image')
+    with contextlib.ExitStack() as stack:
+        rivals = [
+            stack.enter_context(_make_landmarker(config, 'mediapipe', mode=mode))
+            for mode in modes]
+        rival_s, own_s, compile_s, found = [], [], [], []
+        for turn in range(rounds + 1):  # the first compiles
+            rival_s.append([
+                _time(lambda: rival.find(frames[:BATCH]))[0] / BATCH
+                for rival in rivals])
+            timed = [_time(step) for step, _ in steps]
+            own_s.append([
+                seconds / size for (seconds, _), (_, size) in zip(timed, steps)])
+            if not turn:
+                compile_s = [seconds for seconds, _ in timed]
+        found = [float(np.mean(np.asarray(people['present']))) for _, people in timed]
+    rival_s, own_s = np.array(rival_s[1:]), np.array(own_s[1:])  # [rounds, ...]
+    ratios = np.median(rival_s[:, None] / own_s[..., None], axis=0)
+    seconds = np.median(own_s, axis=0)
+    for i, (row, (_, size)) in enumerate(zip(told, steps)):
+        row |= _rate(seconds[i]) | {
+            'compile_s': compile_s[i] - size * seconds[i], 'found': found[i],
+            'times_faster_than_mediapipe': dict(zip(modes, ratios[i].tolist())),
+        }
+    return {
+        'model_sha256': network.sha256, 'jax': told,
+        'mediapipe': dict(zip(modes, map(_rate, np.median(rival_s, axis=0)))),
+    }
+
+
+def _modes(network, pictures):
+    """(mode, () -> landmarks) of what BlazePose does with frames."""
+    def go_on(function, tracks):
+        def step():
+            nonlocal tracks
+            found, tracks = function(pictures, tracks)
+            return found
+        return step
+
+    yield 'image', lambda: network.image(pictures)
+    yield 'track', go_on(network.track, network.first_tracks(len(pictures)))
+    if len(pictures) <= FOLLOWED:
+        yield 'follow', go_on(network.follow, network.first_tracks(1))
+
+
+def _time(function):
+    """(seconds, answer), computed."""
+    import jax
+
+    began = time.perf_counter()
+    answer = jax.block_until_ready(function())
+    return time.perf_counter() - began, answer
+
+
+def _rate(seconds):
+    return {'frames_per_s': float(1 / seconds), 'ms_per_frame': float(1e3 * seconds)}
+
+
+def watch_memory(config, video, kind, frames):
+    """The video, over and over, through decoder and landmarker as find_landmarks does.
+
+    Args:
+        config, video: as elsewhere.
+        kind: of the landmarker.
+        frames: so many, or up to a batch more.
+
+    Returns:
+        {'frames'; 'frames_per_s' and 'growth_bytes', resident, the decoder's process in
+        it: the most in later frames less that after 'settled' frames; 'end_bytes', the
+        last less that; 'resident_bytes' then}.
+    """
+    from jaxmed.data import videos
+    from jaxmed.data.pipeline import Prefetch
+
+    batches = -(-frames // BATCH)
+    settled = min(-(-SETTLED // BATCH), batches // 2)
+    resident = []
+    with (
+        videos.open_video(video, loop=True, **LIMITS) as source,
+        _make_landmarker(config, kind, mode='video') as landmarker,
+        Prefetch(
+            iter(lambda: list(itertools.islice(source, BATCH)), []),
+            lambda batch: batch, depth=1) as ready,
+    ):
+        for number, batch in enumerate(itertools.islice(ready, batches), start=1):
+            landmarker.find(batch)
+            if number == settled:
+                began = time.perf_counter()
+            if number >= settled:
+                resident.append(_resident_bytes())
+        seconds = time.perf_counter() - began
+    return {
+        'frames': batches * BATCH, 'settled': settled * BATCH,
+        'frames_per_s': (batches - settled) * BATCH / seconds,
+        'resident_bytes': resident[0], 'growth_bytes': max(resident) - resident[0],
+        'end_bytes': resident[-1] - resident[0],
+    }
+
+
+def _resident_bytes():
+    """Of this process and those that it started; Linux only."""
+    children = Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()
+    return sum(
+        int(Path(f'/proc/{process}/status').read_text().split('VmRSS:')[1].split()[0])
+        for process in ('self', *children)) * 1024
+
+
+def run_live(config, video, seconds):
+    """The video in a loop, at its own pace, through what launch.live does, unseen.
+
+    Returns:
+        pose.live.Live.summary, with `latency` in ms by stage; 'rate_hz' of the video;
+        'growth_bytes' of memory as in watch_memory, of the second half.
+    """
+    from jaxmed.data import videos
+    from jaxmed.pose import live
+
+    options = config['task'] | {'landmarker': 'mediapipe', 'max_people': 1}
+    task, apply = _load(config | {'task': options})
+    parts = task.live(apply)
+    resident, due_s = [], seconds / 2
+    with (
+        videos.open_video(video, loop=True, **LIMITS) as source,
+        parts.make_landmarker() as landmarker,
+    ):
+        runner = live.Live(
+            landmarker, parts.score, skeleton=parts.skeleton, frames=parts.frames,
+            rate_hz=parts.rate_hz, max_gap_s=parts.max_gap_s,
+            visible_from=parts.visible_from, **LIVE)
+        for view in runner.run(
+            source, name=video, realtime=True, endless=False, seconds=seconds,
+        ):
+            if view.time_s >= due_s:
+                resident.append(_resident_bytes())
+                due_s += 1
+    return runner.summary() | {
+        'rate_hz': RATE_HZ, 'options': LIVE,
+        'growth_bytes': max(resident) - resident[0],
+    }
+
+
+PARTS = {
+    'decoding': time_decoding, 'window': time_window, 'landmarks': time_landmarks,
+    'memory': watch_memory, 'live': run_live,
+}
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

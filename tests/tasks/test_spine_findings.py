@@ -1,0 +1,221 @@
+"""What is told of one movement: index, interval, red flag, quality, pictures."""
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxmed.data import movements
+from jaxmed.data.phantoms import walkers
+from jaxmed.pose import cleaning, drawing
+from jaxmed.pose.skeletons import BLAZEPOSE
+from jaxmed.tasks import spine_findings
+
+CUT = movements.Cut(
+    ('touch toes', 'walk', 'jump'), 'video', 'window', 20, 10, 10.0, 1.0)
+FIXED = {'width': 0.2, 'by_spread': False, 'level': 0.9, 'cases': 19, 'reason': ''}
+COLUMNS = [
+    'index', 'low', 'high', 'red_flag', 'exercise', 'windows', 'seconds',
+    'person_share', 'visibility', 'joints_known_share']
+
+
+@pytest.fixture(scope='module')
+def walk():
+    """4 s of a drawn walk at 10 Hz, in a picture of odd sides."""
+    found = next(walkers.subjects(count=1, seed=0, exercises=('walk',))).motion
+    clean = cleaning.clean(
+        found, min_visibility=0.0, max_gap_s=5.0, smoothing='none', rate_hz=10.0)
+    count = 40
+    scale = np.float32([301 / found.size_hw[1], 201 / found.size_hw[0], 1])
+    return clean._replace(
+        joints=clean.joints[:count] * scale, visibility=clean.visibility[:count],
+        time_s=np.arange(count) / 10, world=None, size_hw=(201, 301),
+        counts={'frames': count, 'frames_nobody': 0, 'joints_dropped_share': 0.5})
+
+
+def make_record(found, clean, path='walk.mp4', exercise='walk'):
+    record = movements.cut_record(
+        [(exercise, clean)], cut=CUT, case_id='c', subject='s', where=path)
+    return record | {'parts': [(exercise, found, clean, path)]}
+
+
+def tell(record, index, *, spread=0.0, interval=None, annotate=False, **options):
+    index = np.array(index, np.float32)
+    return spine_findings.findings(
+        record, {'index': index, 'spread': np.full_like(index, spread)},
+        interval=interval, **dict(
+            dict(skeleton=BLAZEPOSE, cut=CUT, annotate=annotate, max_pixels=10**6,
+                 max_seconds=60.0, min_visibility=0.6), **options))
+
+
+def read_png(picture):
+    assert picture.dtype == np.uint8 and picture.ndim == 3
+    return picture
+
+
+def read_video(data, folder):
+    path = folder / 'read.mp4'
+    path.write_bytes(data)
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while True:
+        found, frame = capture.read()
+        if not found:
+            return frames, capture.get(cv2.CAP_PROP_FPS)
+        frames.append(frame[..., ::-1])
+
+
+@pytest.mark.parametrize('index, spread, interval, expected', [
+    (0.3, 0.0, None, (0.3, None, None)),
+    (0.3, 0.0, FIXED | {'width': None, 'reason': 'few'}, (0.3, None, None)),
+    (0.3, 9.0, FIXED, (0.3, 0.1, 0.5)),
+    (0.1, 0.0, FIXED, (0.1, 0.0, 0.3)), (0.9, 0.0, FIXED, (0.9, 0.7, 1.0)),
+    (0.5, 0.1, FIXED | {'width': 2.0, 'by_spread': True}, (0.5, 0.3, 0.7)),
+])
+def test_an_interval_is_as_wide_as_was_calibrated_and_within_0_and_1(
+    index, spread, interval, expected
+):
+    assert spine_findings.bounds(index, spread, interval) == pytest.approx(expected)
+
+
+def test_the_index_is_the_mean_over_windows_and_each_of_them_is_told(walk):
+    # Of 40 frames: from 0 to 1.9 s, 1 to 2.9 s, 2 to 3.9 s.
+    finding = tell(make_record(walk, walk), [0.2, 0.6, 1.0], interval=FIXED)
+    assert list(finding.row) == COLUMNS
+    assert finding.row['index'] == 0.6 and finding.row['red_flag'] == 'yes'
+    assert (finding.row['low'], finding.row['high']) == (0.4, 0.8)
+    assert finding.row['exercise'] == 'walk' and finding.row['windows'] == 3
+    assert finding.row['seconds'] == 3.9
+    windows = finding.details['windows_found']
+    assert [(w['first_s'], w['last_s']) for w in windows] == [
+        (0.0, 1.9), (1.0, 2.9), (2.0, 3.9)]
+    assert [w['index'] for w in windows] == [0.2, 0.6, 1.0]
+    assert windows[0]['low'] == pytest.approx(0.0, abs=1e-6)
+    assert windows[2]['high'] == 1.0
+    assert finding.details['interval'] == FIXED
+
+
+@pytest.mark.parametrize('index, flag', [
+    (0.5, 'no'), (0.501, 'yes'), (0.0, 'no'), (1.0, 'yes')])
+def test_a_red_flag_is_raised_over_a_half(walk, index, flag):
+    assert tell(make_record(walk, walk), [index] * 3).row['red_flag'] == flag
+
+
+def test_without_a_calibration_there_is_no_interval_and_the_reason_is_told(walk):
+    record = make_record(walk, walk)
+    finding = tell(record, [0.2] * 3)
+    assert finding.row['low'] == finding.row['high'] == ''
+    assert finding.details['interval'] == {'width': None, 'reason': 'not calibrated'}
+    few = FIXED | {'width': None, 'reason': '3 cases are too few'}
+    finding = tell(record, [0.2] * 3, interval=few)
+    assert finding.row['low'] == '' and finding.details['interval'] == few
+    assert all(w['low'] is w['high'] is None for w in finding.details['windows_found'])
+
+
+def test_quality_is_that_of_the_recording_as_it_was_found(walk):
+    joints, visibility = walk.joints.copy(), np.full((40, 33), 0.8, np.float32)
+    joints[30:], visibility[30:] = np.nan, 0
+    visibility[:, :11] = 0.4
+    visibility[30:] = 0
+    found = walk._replace(joints=joints, visibility=visibility)
+    clean = walk._replace(joints=np.where(
+        np.arange(33)[:, None] < 11, np.float32(np.nan), walk.joints))
+    row = tell(make_record(found, clean), [0.2] * 3).row
+    assert row['person_share'] == 0.75  # of frames
+    # Of the frames with a person: 11 joints of 0.4, 22 of 0.8.
+    assert row['visibility'] == pytest.approx((11 * 0.4 + 22 * 0.8) / 33, abs=1e-4)
+    assert row['joints_known_share'] == pytest.approx(22 / 33, abs=1e-4)
+
+
+def test_counts_of_frames_are_added_up_over_a_persons_recordings(walk):
+    cut = CUT._replace(unit='subject')
+    record = movements.cut_record(
+        [('walk', walk), ('jump', walk)], cut=cut, case_id='c', subject='s', where='c')
+    record |= {'parts': [('walk', walk, walk, 'a.mp4'), ('jump', walk, walk, 'b.mp4')]}
+    finding = tell(record, [0.2] * 3, annotate=True, cut=cut)
+    assert finding.details['read'] == {'frames': 80, 'frames_nobody': 0}
+    assert finding.details['cleaned'] == [walk.counts, walk.counts]
+    assert finding.row['exercise'] == 'all'
+    assert list(finding.files) == ['index.png']  # of which video there is no telling
+
+
+def test_the_pictures_show_something_and_change_with_the_index(walk):
+    record = make_record(walk, walk)
+    one, other = (tell(record, index, interval=FIXED) for index in (
+        [0.1, 0.2, 0.3], [0.9, 0.8, 0.7]))
+    for pictures in ((f.pictures['overlays'] for f in (one, other)),
+                     (f.files['index.png'] for f in (one, other))):
+        first, second = map(read_png, pictures)
+        assert first.shape == second.shape and min(first.shape[:2]) > 200
+        assert len(np.unique(first.reshape(-1, 3), axis=0)) > 20
+        assert np.any(first != second)
+
+
+def test_a_report_draws_the_phases_of_a_case_with_true_and_predicted_index(walk):
+    record = make_record(walk, walk)
+    window = {name: value[0] if isinstance(value, np.ndarray) else value
+              for name, value in record.items()}
+    pictures = [
+        spine_findings.render(
+            [window, window], {'index': np.array([0.2, 0.4]), 'truth': truth},
+            skeleton=BLAZEPOSE, cut=CUT)
+        for truth in (np.array([0.1, 0.1]), np.full(2, np.nan))]
+    assert np.any(pictures[0] != pictures[1])
+    # Only in the line of words, which of an unknown index tells less.
+    apart = np.argwhere((pictures[0] != pictures[1]).any(axis=-1))
+    assert apart[:, 0].max() < 40 and apart[:, 1].min() > 100
+
+
+def write_video(path, frames, size_hw, rate_hz=10.0):
+    height, width = size_hw
+    with drawing.VideoFile(path, rate_hz=rate_hz) as video:
+        for _ in range(frames):
+            video.write(np.full((height, width, 3), 128, np.uint8))
+
+
+def count_like(picture, colour):
+    return int((np.abs(picture.astype(int) - colour).max(axis=-1) < 60).sum())
+
+
+def test_an_annotated_video_has_every_frame_and_the_index_known_by_then(walk, tmp_path):
+    path = tmp_path / 'walk.mp4'
+    write_video(path, 40, (202, 302))  # as even as videos are
+    found = walk._replace(size_hw=(202, 302))
+    record = make_record(found, walk, path)
+    finding = tell(record, [0.9, 0.9, 0.05], interval=FIXED, annotate=True)
+    assert list(finding.files) == ['index.png', 'annotated.mp4']
+    frames, rate_hz = read_video(finding.files['annotated.mp4'], tmp_path)
+    assert len(frames) == 40 and rate_hz == pytest.approx(10.0)
+    assert frames[0].shape == (202, 302, 3)
+    # The last window ends at 3.9 s: the last frame is the first calm one.
+    red = [count_like(frame, drawing._RED) for frame in frames]
+    calm = [count_like(frame, drawing._CALM) for frame in frames]
+    assert min(red[:39]) > 2 * red[39] and 2 * max(calm[:39]) < calm[39]
+    # A skeleton sits where the joints are: its bones are of these colours.
+    for colour in (drawing.LEFT, drawing.RIGHT):
+        assert min(count_like(frame, colour) for frame in frames) > 20
+
+
+def test_a_video_is_annotated_on_request_and_landmarks_alone_can_not_be(walk, tmp_path):
+    path = tmp_path / 'walk.mp4'
+    write_video(path, 40, (202, 302))
+    seen = walk._replace(size_hw=(202, 302))
+    assert list(tell(make_record(seen, walk, path), [0.1] * 3).files) == ['index.png']
+    blind = walk._replace(size_hw=None)
+    found = tell(make_record(blind, walk, 'walk.csv'), [0.1] * 3, annotate=True)
+    assert list(found.files) == ['index.png']
+
+
+def test_a_large_video_is_made_smaller_and_its_skeleton_with_it(walk, tmp_path):
+    path = tmp_path / 'tall.mp4'
+    write_video(path, 12, (1082, 602))
+    joints = np.broadcast_to(np.float32([300, 540, 0]), (40, 33, 3)).copy()
+    joints[:, 11, :2], joints[:, 12, :2] = (520, 900), (80, 900)  # the shoulders
+    found = walk._replace(joints=joints, size_hw=(1082, 602), visibility=np.ones(
+        (40, 33), np.float32))
+    finding = tell(make_record(found, walk, path), [0.1] * 3, annotate=True)
+    frames, _ = read_video(finding.files['annotated.mp4'], tmp_path)
+    assert len(frames) == 12
+    height, width = frames[0].shape[:2]
+    assert height == 720 and abs(width - 602 * 720 / 1082) <= 2
+    y, x = (round(place * 720 / 1082) for place in (900, 300))
+    below = frames[0][y - 12:y + 13, x - 40:x + 41]  # the line between the shoulders
+    assert count_like(below, drawing.MIDDLE) > 100
