@@ -61,12 +61,12 @@ def get_config(variant=''):
         config.optimizer = ConfigDict(dict(
             learning_rate=2e-3, warmup_steps=20, weight_decay=5e-2, clip_norm=1.0,
         ))
-        config.train.update(dict(epochs=80))
+        config.train.update(dict(epochs=40))
         config.evaluate.views = 2
     if variant == 'kimore':
         config.task.update(dict(
             skeleton='kinect', exercises=('es1', 'es2', 'es3', 'es4', 'es5'),
-            span='whole',
+            span='whole', forget=0.0,
         ))
     if variant == 'phantom':
         # Drawn people are all seen from one side and know their exercise.

@@ -32,7 +32,7 @@ JOINTS = len(BLAZEPOSE.joints)
 _DEPTH = 1 / 4
 
 # Goes up when the same video would give other landmarks or counts.
-_VERSION = 2
+_VERSION = 3
 
 _MOST_BYTES = 256 << 20  # of a model
 _MEMBERS = ('pose_detector.tflite', 'pose_landmarks_detector.tflite')
@@ -276,6 +276,7 @@ class _Jax:
     def __init__(self, network, mode):
         self._network = network
         self._tracks = network.first_tracks(1) if mode == 'video' else None
+        self._last_s = -1 / 30  # before the first frame: of no effect
 
     def find(self, frames):
         if not frames:
@@ -284,7 +285,11 @@ class _Jax:
         if self._tracks is None:
             found = self._network.image(pictures)
         else:
-            found, self._tracks = self._network.follow(pictures, self._tracks)
+            times_s = np.array([frame.time_s for frame in frames])
+            steps_s = np.diff(times_s, prepend=self._last_s)
+            self._last_s = times_s[-1]
+            found, self._tracks = self._network.follow(
+                pictures, self._tracks, step_s=steps_s)
         found = {name: np.asarray(values) for name, values in found.items()}
         return [
             Pose(found['joints'][i].astype(np.float32) * np.float32([1, 1, _DEPTH]),
