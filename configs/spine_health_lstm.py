@@ -55,7 +55,7 @@ def get_config(variant=''):
         ))
         config.task.model.update(dict(
             embedding=64, hidden=64, dense=64, convolutions=2, bidirectional=True,
-            norm='layer', pooling='mean_max', dropout=0.3,
+            norm='layer', pooling='statistics', dropout=0.3, embedding_dropout=0.1,
         ))
         config.optimizer_name = 'adamw_cosine'
         config.optimizer = ConfigDict(dict(

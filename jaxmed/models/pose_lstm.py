@@ -13,7 +13,7 @@ from jaxmed.models.layers3d import MaskedBatchNorm
 from jaxmed.models.recurrent import CELLS, Recurrent
 
 NORMS = ('none', 'layer', 'batch')
-POOLINGS = ('last', 'mean', 'mean_max', 'attention')
+POOLINGS = ('last', 'mean', 'mean_max', 'statistics', 'attention')
 LIKELIHOODS = ('point', 'gaussian')
 # The network's view of a scaled feature: unseen movements may go beyond the training
 # set's limits by half their range, a landmark that jumped away no further.
@@ -48,7 +48,8 @@ class PoseLSTM(nn.Module):
 
     Pooling, over the h_t of the real frames (of the frames themselves if the cell is
     'none'): the 'last' one of each direction, that is, the one that has read all; the
-    'mean'; 'mean_max', [mean, maximum]; or 'attention', sum a_t h_t with a = softmax of
+    'mean'; 'mean_max', [mean, maximum]; 'statistics', these and the standard
+    deviation; or 'attention', sum a_t h_t with a = softmax of
     u tanh(V h_t + e).
 
     Fillers (mask 0) are treated as if they were not there; they must be behind all
@@ -227,7 +228,7 @@ class PoseLSTM(nn.Module):
         return x * kept
 
     def _pool(self, x, mask, last):
-        """[T, B, D], [T, B], the cell's last states or None -> [B, D or 2 D]."""
+        """[T, B, D], [T, B], the cell's last states or None -> [B, D, 2 D or 3 D]."""
         real = mask[..., None]
         if self.pooling == 'last':
             if last is not None:
@@ -244,7 +245,13 @@ class PoseLSTM(nn.Module):
             return mean
         # Finite, lest gradients become NaN.
         most = jnp.where(real, x, jnp.finfo(jnp.float32).min).max(axis=0)
-        return jnp.concatenate([mean, jnp.where(real.any(axis=0), most, 0)], axis=-1)
+        parts = [mean, jnp.where(real.any(axis=0), most, 0)]
+        if self.pooling == 'statistics':
+            squares = jnp.where(real, (x - mean) ** 2, 0).sum(axis=0)
+            variance = squares / jnp.maximum(real.sum(axis=0), 1)
+            # Away from 0, where the root has no finite slope.
+            parts.append(jnp.sqrt(variance + 1e-6))
+        return jnp.concatenate(parts, axis=-1)
 
     def _index(self, x):
         # In float32: an index in bfloat16 has steps of 1/256.

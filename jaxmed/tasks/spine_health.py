@@ -78,9 +78,19 @@ def make(
     features.check_parts(features_of_frames)
     for name, value, allowed in (
         ('dtype', dtype, ('float32', 'bfloat16')), ('loss', loss, tuple(LOSSES)),
+        ('smoothing', smoothing, cleaning.SMOOTHINGS),
+        ('landmarker', landmarker, landmarks.KINDS),
+        ('landmark_mode', landmark_mode, landmarks.MODES),
     ):
         if value not in allowed:
             raise ConfigError(f'task.{name}', f'{value!r} is none of {allowed}')
+    for name, value, least, most in (
+        ('rate_hz', rate_hz, 0.1, 1000), ('min_visibility', min_visibility, 0, 1),
+        ('turn_deg', turn_deg, 0, 180), ('warp', warp, 0, 0.99), ('noise', noise, 0, 1),
+        ('forget', forget, 0, 1), ('max_gap_s', max_gap_s, 0, np.inf),
+    ):
+        if not least <= value <= most:
+            raise ConfigError(f'task.{name}', f'{value}: from {least} to {most}')
     if (model.get('likelihood') == 'gaussian') != (loss == 'gaussian'):
         raise ConfigError(
             'task.loss', f'{loss!r} does not go with task.model.likelihood '
@@ -207,8 +217,9 @@ def find_motion(path, *, skeleton, rate_hz, max_seconds, video):
         video: keywords of pose.landmarks.find_landmarks.
 
     Raises:
-        InputError: it can't be read, or nobody is in it.
-        ConfigError: a video, but another skeleton than 'blazepose', or no model.
+        InputError: it can't be read, nobody is in it, or it is a video and the skeleton
+            another than 'blazepose'.
+        ConfigError: a video, and no model for it, or a wrong one.
     """
     path = Path(path)
     if not path.is_dir() and landmark_files.is_landmarks(path):
@@ -222,8 +233,14 @@ def find_motion(path, *, skeleton, rate_hz, max_seconds, video):
         raise ConfigError(
             'task.landmark_model', 'name a .task bundle of BlazePose to read videos '
             '(the README says where there are some)')
-    return landmarks.find_landmarks(
-        path, max_seconds=max_seconds, rate_hz=rate_hz, **video)
+    try:
+        return landmarks.find_landmarks(
+            path, max_seconds=max_seconds, rate_hz=rate_hz, **video)
+    except InputError as error:
+        if error.where != InputError(video['model'], '').where:
+            raise
+        # No video's fault: no other one could be read either.
+        raise ConfigError(error.where, error.reason) from None
 
 
 def read_recording(path, *, case_id, find, clean, cut, exercise):

@@ -55,7 +55,8 @@ def build(model, *, features, context):
             if pooling == 'attention':
                 self.attention_hidden = nn.Linear(size, model['hidden'])
                 self.attention = nn.Linear(model['hidden'], 1)
-            size = size * (1 + (pooling == 'mean_max')) + context
+            parts = {'mean_max': 2, 'statistics': 3}.get(pooling, 1)
+            size = size * parts + context
             if model['dense']:
                 self.dense = nn.Linear(size, model['dense'])
                 size = model['dense']
@@ -119,7 +120,12 @@ def build(model, *, features, context):
             mean = x.masked_fill(~real, 0).sum(1) / real.sum(1)
             if pooling == 'mean':
                 return mean
-            return torch.cat([mean, x.masked_fill(~real, -torch.inf).amax(1)], -1)
+            most = x.masked_fill(~real, -torch.inf).amax(1)
+            if pooling == 'mean_max':
+                return torch.cat([mean, most], -1)
+            squares = ((x - mean[:, None]) ** 2).masked_fill(~real, 0).sum(1)
+            deviation = (squares / real.sum(1) + 1e-6).sqrt()
+            return torch.cat([mean, most, deviation], -1)
 
     return Network()
 

@@ -129,7 +129,8 @@ def test_options_shape_the_network():
     assert counts(cell='none', embedding=0) == {  # of 6 features and 2 of context
         'dense': 3 * (8 + 2 + 1), 'index': 3 + 1}
     both = counts(
-        bidirectional=True, layers=2, pooling='mean_max', convolutions=1, norm='layer',
+        bidirectional=True, layers=2, pooling='statistics', convolutions=1,
+        norm='layer',
         likelihood='gaussian')
     assert both['convolution1'] == 5 * (5 * 5 + 1)  # five frames of five units
     assert both['norm0'] == both['norm1'] == 2 * 5
@@ -216,6 +217,8 @@ def test_pooling_is_over_the_real_frames():
     for pooling, expected in (
         ('last', frames[2]), ('mean', frames.mean(axis=0)),
         ('mean_max', [*frames.mean(axis=0), *frames.max(axis=0)]),
+        ('statistics', [
+            *frames.mean(axis=0), *frames.max(axis=0), *frames.std(axis=0)]),
     ):
         model = make_model(
             cell='none', embedding=0, dense=0, pooling=pooling, slope=1.0)
