@@ -21,7 +21,7 @@ MODELS = {
     'paper': {},
     'gaussian': dict(likelihood='gaussian', layers=2, cell='gru', dropout=0.3),
     'both ways': dict(
-        bidirectional=True, pooling='mean_max', convolutions=2, norm='layer',
+        bidirectional=True, pooling='statistics', convolutions=2, norm='layer',
         embedding_dropout=0.2, recurrent_dropout=0.2),
     'attention': dict(pooling='attention', cell='rnn', embedding=0, bidirectional=True),
     'pooled frames': dict(cell='none', pooling='mean', norm='batch', dense=0),
@@ -130,13 +130,12 @@ def test_options_shape_the_network():
         'dense': 3 * (8 + 2 + 1), 'index': 3 + 1}
     both = counts(
         bidirectional=True, layers=2, pooling='statistics', convolutions=1,
-        norm='layer',
-        likelihood='gaussian')
+        norm='layer', likelihood='gaussian')
     assert both['convolution1'] == 5 * (5 * 5 + 1)  # five frames of five units
     assert both['norm0'] == both['norm1'] == 2 * 5
     assert both['cell1'] == 2 * 4 * 4 * (5 + 4 + 1)
     assert both['cell2'] == 2 * 4 * 4 * (2 * 4 + 4 + 1)
-    assert both['dense'] == 3 * (2 * 2 * 4 + 2 + 1)
+    assert both['dense'] == 3 * (3 * 2 * 4 + 2 + 1)
     assert both['index'] == 2 * (3 + 1)
     seen = counts(cell='gru', pooling='attention', dense=0)
     assert seen['cell1'] == 3 * 4 * (5 + 4 + 1) + 4
