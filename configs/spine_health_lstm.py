@@ -24,11 +24,15 @@ def get_config(variant=''):
             dense=193, dropout=0.0, embedding_dropout=0.0, recurrent_dropout=0.0,
             slope=0.01, likelihood='point', first_index=0.3, residual=True,
         ),
-        dtype='float32', loss='mse', mirror=False, turn_deg=0.0, warp=0.0, noise=0.0,
-        forget=0.0, limits_quantile=0.0,
+        members=1, dtype='float32', loss='mse',
+        mirror=False, turn_deg=0.0, warp=0.0, noise=0.0, forget=0.0,
+        limits_quantile=0.0,
         landmarker='mediapipe', landmark_model='', landmark_sha256='',
-        landmark_mode='video', landmark_dtype='float32', max_people=1, cache='',
+        landmark_mode='video', landmark_dtype='float32', max_people=2, cache='',
         max_pixels=40_000_000, max_seconds=600.0, exercise='', annotate=False,
+        # Of sources that don't say: frames a second, and height and width of the
+        # picture that landmarks in shares of it were found in.
+        source_hz=30.0, landmark_size_hw=(),
     ))
     config.data = ConfigDict(dict(
         records='', phantoms=0, phantom_splits=(0.7, 0.1, 0.2),
@@ -50,7 +54,7 @@ def get_config(variant=''):
     if variant in ('strong', 'phantom', 'kimore'):
         config.task.update(dict(
             features_of_frames=('positions', 'root', 'angles'), velocities=True,
-            loss='huber', mirror=True, turn_deg=15.0, warp=0.2, noise=0.01,
+            mirror=True, turn_deg=15.0, warp=0.2, noise=0.01,
             forget=0.1, limits_quantile=0.01,
         ))
         config.task.model.update(dict(
@@ -66,11 +70,11 @@ def get_config(variant=''):
     if variant == 'kimore':
         config.task.update(dict(
             skeleton='kinect', exercises=('es1', 'es2', 'es3', 'es4', 'es5'),
-            span='whole', forget=0.0,
+            span='whole', forget=0.0, members=3,
         ))
     if variant == 'phantom':
-        # Drawn people are all seen from one side and know their exercise.
-        config.task.update(dict(mirror=False, turn_deg=0.0, warp=0.0, forget=0.0))
+        # Drawn people are all seen from one side.
+        config.task.update(dict(mirror=False, turn_deg=0.0, warp=0.0))
         config.task.model.update(dict(embedding=96, hidden=96, dropout=0.15))
         config.evaluate.views = 1
         config.data.phantoms = 3000

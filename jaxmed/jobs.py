@@ -65,18 +65,23 @@ def cross_validate(config, workdir, *, folds, valid, leak, command, interrupt):
     config, workdir = make_absolute(config), Path(workdir)
     task = runs.make_task(config)
     folder = runs.records_folder(workdir, config)
-    if not config['data']['records'] and not folder.is_dir():
-        _on_first_process(lambda: draw_phantoms(task, folder, config))
+    if folds < 2:
+        raise ConfigError('--folds', f'{folds}: at least 2')
+
+    def begin():  # on one process alone: the others would see what it writes
+        if not config['data']['records'] and not folder.is_dir():
+            draw_phantoms(task, folder, config)
+
+    _on_first_process(begin)
     found, rivals = {}, {}
     for kind in ('fold', 'leak') if leak else ('fold',):
         for number in range(folds):
             place = workdir / f'{kind}_{number}'
             dealt = place / 'records'
-            if not dealt.is_dir():
-                _on_first_process(lambda: fold_sets.deal(
-                    folder, dealt, task=config['task_name'], labels=task.labels,
-                    folds=folds, fold=number, valid=valid, seed=config['train']['seed'],
-                    by_person=kind == 'fold'))
+            _on_first_process(lambda: fold_sets.deal(
+                folder, dealt, task=config['task_name'], labels=task.labels,
+                folds=folds, fold=number, valid=valid, seed=config['train']['seed'],
+                by_person=kind == 'fold'))
             progress.LOG.info('%s %d of %d', kind, number + 1, folds)
             own = config | {'data': config['data'] | {'records': str(dealt)}}
             if kind == 'leak':
@@ -96,15 +101,19 @@ def cross_validate(config, workdir, *, folds, valid, leak, command, interrupt):
 
 def _train_all(config, workdir, interrupt):
     """(step, folders of its rivals by name) of a run; None if it was interrupted."""
-    result = _train(config, workdir, interrupt)
     config = make_absolute(config)
+    others = {
+        name: grids.change(
+            config | {RIVALS: {}}, grids.flatten(changes), name=f'rival {name}')
+        for name, changes in config.get(RIVALS, {}).items()}
+    for other in others.values():  # what is wrong with one is told before hours of work
+        runs.make_task(other)
+    result = _train(config, workdir, interrupt)
     folder, found = runs.records_folder(workdir, config), {}
-    for name, changes in config.get(RIVALS, {}).items():
+    for name, other in others.items():
         if not result.finished:
             break
         progress.LOG.info('rival %s', name)
-        other = grids.change(
-            config | {RIVALS: {}}, grids.flatten(changes), name=f'rival {name}')
         other['data'] = other['data'] | {'records': str(Path(folder).absolute())}
         found[name] = Path(workdir) / RIVALS / name
         result = _train(other, found[name], interrupt)

@@ -281,7 +281,9 @@ def _check_network(config, task):
     if 'detector' in options:
         options = options | {'detector': ''}
     own = make_task(config | {'task': options})
-    if own.model != task.model or _settings(own) != _settings(task):
+    if (own.model, own.reading, _settings(own)) != (
+        task.model, task.reading, _settings(task)
+    ):
         raise ConfigError('--task', 'changes what the network is or sees; it was '
                           'trained with other values, and they can\'t be changed')
 

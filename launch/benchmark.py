@@ -2,6 +2,8 @@
 
     python -m launch.benchmark --config=configs/white_blood_cell_unet.py \
         --output=launch/benchmarks/white_blood_cell_cpu.json
+
+Of spine health, --config.task.landmark_model=MODEL.task adds landmarks and live runs.
 """
 
 import functools

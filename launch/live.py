@@ -22,7 +22,8 @@ _INPUT = flags.DEFINE_string('input', None, 'Number of a camera, or a video.')
 _OUTPUT = flags.DEFINE_string('output', None, '.mp4 to write; a window if unset.')
 _TASK = flags.DEFINE_list('task', [], 'Options of the task in place of the run\'s.')
 _LOOP = flags.DEFINE_bool('loop', False, 'Begin the video again at its end.')
-_SECONDS = flags.DEFINE_float('seconds', float('inf'), 'End after so many.')
+_SECONDS = flags.DEFINE_float(
+    'seconds', float('inf'), 'End after so many.', lower_bound=0)
 _BUCKETS = flags.DEFINE_integer('buckets', 2, 'gamma of equation 1.')
 _STRIDE_S = flags.DEFINE_float('stride_s', 0.2, 'From one index to the next.')
 _SMOOTHING_S = flags.DEFINE_float('smoothing_s', 1.0, 'Time constant; 0 for none.')
@@ -43,7 +44,7 @@ def main(argv):
         raise ConfigError('--loop', 'does not go with a camera')
     with (
         videos.open_video(
-            _INPUT.value, max_pixels=40_000_000, max_seconds=float('inf'),
+            _INPUT.value, max_pixels=parts.max_pixels, max_seconds=float('inf'),
             rate_hz=parts.rate_hz, loop=_LOOP.value) as video,
         parts.make_landmarker() as landmarker,
     ):
@@ -51,7 +52,8 @@ def main(argv):
             live.Live(
                 landmarker, parts.score, skeleton=parts.skeleton, frames=parts.frames,
                 buckets=_BUCKETS.value, rate_hz=parts.rate_hz,
-                stride_s=_STRIDE_S.value, max_gap_s=parts.max_gap_s, least_known=0.5,
+                stride_s=_STRIDE_S.value, clean=parts.clean,
+                max_gap_s=parts.max_gap_s, least_known=0.5,
                 smoothing_s=_SMOOTHING_S.value, max_height=_HEIGHT.value,
                 visible_from=parts.visible_from, stall_s=5.0),
             video, name=_INPUT.value, realtime=True, endless=camera,

@@ -66,8 +66,9 @@ def _begin(jobs):
         return functools.partial(
             jobs.cross_validate, folds=_FOLDS.value, valid=_FOLD_VALID.value,
             leak=_LEAK.value)
-    if _LEAK.value:
-        raise InputError('--leak', 'goes with --folds')
+    for flag in (_LEAK, _FOLD_VALID):
+        if flag.value:
+            raise InputError(f'--{flag.name}', 'goes with --folds')
     return jobs.train_run
 
 

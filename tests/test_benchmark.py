@@ -1,6 +1,7 @@
 """The benchmark: rivals in processes of their own, and the command as a whole."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import vertebral_fracture
+from configs import spine_health_lstm, vertebral_fracture
 from jaxmed import losses
+from jaxmed.data.phantoms import stick_figures, walkers
+from jaxmed.errors import InputError
 from jaxmed.models.patch_sequence import PatchSequence
 from launch import benchmarks
-from launch.benchmarks import torch_patch_sequence
+from launch.benchmarks import pose_case, torch_patch_sequence
 from tests.commands import ROOT, TINY
 
 
@@ -191,3 +194,51 @@ def test_pytorchs_rival_of_patches_trains_and_predicts(monkeypatch):
         for steps in rivals.values():
             for step in steps:
                 step()
+
+
+def spine(**task):
+    """Config of paper 000 with a small network."""
+    config = spine_health_lstm.get_config().to_dict()
+    config['task'] |= task
+    config['task']['model'] |= dict(embedding=4, hidden=4, dense=4)
+    return config
+
+
+def test_without_a_landmark_model_a_video_is_only_decoded_and_that_is_told():
+    result = pose_case.measure(spine(), rounds=1, frames=32, live_s=1.0)
+    assert sorted(result) == ['decoding', 'left_out', 'video', 'window']
+    assert 'landmark_model' in result['left_out']
+    assert result['decoding']['frames_per_s'] > 1
+    assert 0 < result['window']['median_ms'] <= result['window']['p95_ms']
+    assert result['window']['frames'] == 150
+
+
+def test_a_wrong_landmark_model_is_refused_before_videos_are_timed(tmp_path):
+    model = tmp_path / 'wrong.task'
+    model.write_bytes(b'no bundle')
+    with pytest.raises(InputError, match='wrong.task'):
+        pose_case.measure(
+            spine(landmark_model=str(model)), rounds=1, frames=32, live_s=1.0)
+
+
+def test_a_drawn_video_is_watched_for_memory_and_shown_live(tmp_path):
+    sample = os.environ.get('JAXMED_SAMPLE_DATA')
+    if not sample:
+        pytest.skip('JAXMED_SAMPLE_DATA is not set: no landmark model')
+    config = spine(landmark_model=f'{sample}/models/pose_landmarker_full.task')
+    (person,) = walkers.subjects(count=1, seed=0, exercises=('touch_toes',))
+    video = str(tmp_path / 'video.mp4')
+    stick_figures.write_video(
+        video, person.motion, rate_hz=10.0, size_hw=(320, 180), seed=0)
+    found = pose_case.watch_memory(config, video, 'mediapipe', 60)
+    # Whole batches of 16; the first half of them settles.
+    assert (found['frames'], found['settled']) == (64, 32)
+    assert found['end_bytes'] <= found['growth_bytes']
+    assert found['resident_bytes'][0] > 1e8 and found['frames_per_s'] > 0
+    least = pose_case.watch_memory(config, video, 'mediapipe', 1)
+    assert (least['frames'], least['settled']) == (32, 16)
+    live = pose_case.run_live(config, video, 1.5)
+    assert live['frames'] + live['frames_dropped'] <= live['frames_captured']
+    assert live['frames'] > live['frames_nobody'] and live['rate_hz'] == 10
+    assert {'landmarks', 'draw', 'total'} <= set(live['latency'])
+    assert live['growth_bytes'] >= 0

@@ -158,7 +158,7 @@ def test_predicting_with_a_detector_costs_a_damaged_scan_its_row(folder, tmp_pat
 
 
 def test_the_detectors_place_is_made_absolute_for_the_machines_of_a_cluster():
-    words = 'import launch.predict as p; print(p._parse(["detector=runs/cord", "a=1"]))'
+    words = 'import launch; print(launch.parse_options(["detector=runs/cord", "a=1"]))'
     done = subprocess.run(
         [sys.executable, '-c', words], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == str({'detector': f'{ROOT}/runs/cord', 'a': 1})

@@ -1,6 +1,7 @@
 """Cross-validation: prepared records, dealt out anew."""
 
 import hashlib
+from pathlib import Path
 
 from jaxmed.data import records
 from jaxmed.errors import ConfigError
@@ -11,7 +12,7 @@ def deal(
 ):
     """Writes all records of a folder anew, with one fold of the people as the test.
 
-    Folds are of equal size, give or take one person.
+    Folds are of equal size, give or take one person. What was dealt before stays.
 
     Args:
         folder: of prepared records; its splits don't matter.
@@ -23,12 +24,22 @@ def deal(
         seed: of the folds.
         by_person: False deals out cases, whoever they are of, as if each were of a
             person of its own: people are on both sides, and results promise too much.
+            Who it is of is kept as 'person_id', for intervals over people.
 
     Raises:
-        ConfigError: fewer people, or cases, than folds; numbers out of range.
+        ConfigError: fewer people, or cases, than folds; numbers out of range; the
+            output is there, and was dealt in another way.
     """
     if folds < 2 or not 0 <= fold < folds or not 0 <= valid < 1:
         raise ConfigError('--folds', f'{folds} with a share of {valid} to validate')
+    plan = dict(folds=folds, fold=fold, valid=valid, seed=seed, by_person=by_person,
+                records=records.fingerprint(folder))
+    if Path(output).exists():
+        before = records.read_manifest(output, task=task).get('found', {})
+        if before.get('dealt', plan) != plan:
+            raise ConfigError(output, 'was dealt from other records, or into other '
+                              'folds: take another --workdir')
+        return
     splits = records.read_manifest(folder, task=task)['splits']
     sources = [
         records.open_records(folder, split, task=task, verify=False)
@@ -50,11 +61,13 @@ def deal(
         for source in sources:
             for place in range(len(source)):
                 record = source[place]
-                yield record | {
-                    'split': sides[record[column]],
-                    'patient_id': record['patient_id'] if by_person
-                    else hashlib.sha256(record['case_id'].encode()).hexdigest()[:16]}
-        return found
+                side = sides[record[column]]
+                if not by_person:
+                    digest = hashlib.sha256(record['case_id'].encode()).hexdigest()
+                    record |= {'person_id': record['patient_id'],
+                               'patient_id': digest[:16]}
+                yield record | {'split': side}
+        return found | {'dealt': plan}
 
-    return records.write_records(
+    records.write_records(
         dealt(), output, task=task, labels=labels, fractions=(1, 0, 0), seed=seed)

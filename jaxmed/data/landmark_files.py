@@ -9,7 +9,8 @@ Three layouts, told apart by what is in the file; any of them may be gzipped:
                     is tracked (0 not, 1 inferred, 2 tracked); a row is a frame, and a
                     longer row one with several bodies (Capecci et al. 2019).
     Keraal          JSON, positions -> number of the frame -> joint -> [x, y, z] or
-                    [x, y, z, visibility]; x and y are shares of the picture's sides.
+                    [x, y, z, visibility]; x and y are shares of the picture's sides,
+                    so its size must be told, which is not in the file.
 
 Kinect's x grows to the sensor's left, its y up and its z away from the sensor
 (Microsoft, CameraSpacePoint). Motion's x goes to the picture's right and its y down, so
@@ -29,7 +30,13 @@ import numpy as np
 
 from jaxmed.data import listings
 from jaxmed.errors import InputError
-from jaxmed.pose.skeletons import KINECT, Motion, Skeleton, find_skeleton
+from jaxmed.pose.skeletons import (
+    BLAZEPOSE_DEPTH,
+    KINECT,
+    Motion,
+    Skeleton,
+    find_skeleton,
+)
 
 SUFFIXES = ('.csv', '.csv.gz', '.json', '.json.gz')
 
@@ -51,6 +58,7 @@ _TIMES = {  # column of time stamps -> its unit in seconds
 # 0.6 of paper 000, below which joints are dropped.
 STATE_VISIBILITY = (0.0, 0.7, 1.0)
 _CELLS = 4 * len(KINECT.joints)  # of a body
+_IN_SHARES = ('keraal',)  # layouts without pixels or metres
 _MAX_BODIES = 6  # that a Kinect follows
 
 # How far the middle of a body gets between two frames: what a landmark may tremble,
@@ -60,7 +68,9 @@ _TREMBLE_M, _SPEED_M_S, _REACH_M = 0.2, 3.0, 1.0
 _LOOK_BACK = 64  # runs of frames that may precede a run
 
 
-def read_motion(path, *, skeleton, max_frames, rate_hz, size_hw=None):
+def read_motion(
+    path, *, skeleton, max_frames, max_seconds, rate_hz, size_hw=None,
+):
     """Reads a file of landmarks.
 
     Of KIMORE's bodies one is followed: runs of frames are made in which a body moves
@@ -73,10 +83,11 @@ def read_motion(path, *, skeleton, max_frames, rate_hz, size_hw=None):
         path: file, CSV or JSON, may be gzipped.
         skeleton: Skeleton or its name; whose joints the file must have.
         max_frames: most frames; checked before numbers are parsed.
+        max_seconds: from the first frame to the last, at most.
         rate_hz: frames a second, for files without time stamps.
-        size_hw: height and width of the picture in pixels, for coordinates that are
-            shares of its sides (z, like x, of its width); None keeps numbers as they
-            are, as it must be for metres.
+        size_hw: height and width of the picture in pixels, for layouts whose
+            coordinates are shares of its sides (z, like x, of its width, and as deep
+            as BlazePose's networks tell it); others keep their numbers.
 
     Returns:
         Motion. A joint is NaN, with visibility 0, if a coordinate is missing, not
@@ -90,8 +101,9 @@ def read_motion(path, *, skeleton, max_frames, rate_hz, size_hw=None):
     Raises:
         InputError: no such file, damaged, of another layout, with another number of
             joints or names of joints, text where numbers should be, time that doesn't
-            increase, visibilities outside [0, 1], no frames or too many, or nobody in
-            any of them.
+            increase or isn't finite, visibilities outside [0, 1], no frames, too many
+            or for too long, nobody in any of them, or shares of a picture whose size
+            isn't given.
     """
     if not isinstance(skeleton, Skeleton):
         skeleton = find_skeleton(skeleton)
@@ -110,13 +122,24 @@ def read_motion(path, *, skeleton, max_frames, rate_hz, size_hw=None):
     else:
         time_s, values, counts = _read_csv(path, text, skeleton, max_frames, rate_hz)
     with np.errstate(over='ignore'):
+        seconds = time_s[-1] - time_s[0]
         values = values.astype(np.float32)
+    if not seconds <= max_seconds:
+        raise InputError(
+            path, f'from its first frame to its last are {seconds:.6g} s, limit '
+            f'{max_seconds:g} (is its time in seconds?)')
     joints, visibility = values[..., :3], values[..., 3]
     known = np.isfinite(joints).all(axis=-1)
     if not known.any():
         raise InputError(path, f'nobody is in any of its {len(known)} frames')
-    if size_hw is not None:
-        joints = joints * np.float32([size_hw[1], size_hw[0], size_hw[1]])
+    shares = counts['layout'] in _IN_SHARES
+    if shares and size_hw is None:
+        raise InputError(
+            path, "coordinates are shares of a picture's sides: set landmark_size_hw "
+            'to its height and width')
+    if shares:
+        depth = 1 if skeleton.depth else BLAZEPOSE_DEPTH
+        joints = joints * np.float32([size_hw[1], size_hw[0], size_hw[1] * depth])
     visibility = np.where(np.isnan(visibility), 1, visibility)
     if np.any(known & ((visibility < -1e-3) | (visibility > 1.001))):
         raise InputError(path, 'visibilities outside 0 to 1')
@@ -124,7 +147,7 @@ def read_motion(path, *, skeleton, max_frames, rate_hz, size_hw=None):
         np.where(known[..., None], joints, np.float32(np.nan)),
         np.where(known, np.clip(visibility, 0, 1), 0).astype(np.float32),
         time_s - time_s[0], skeleton.name,
-        size_hw=None if size_hw is None else tuple(size_hw),
+        size_hw=tuple(size_hw) if shares else None,
         counts=counts | {
             'frames': len(known),
             'frames_nobody': int(np.sum(~known.any(axis=1)))},
@@ -259,9 +282,13 @@ def _read_csv(path, text, skeleton, max_frames, rate_hz):
         time_s = np.arange(len(table)) / rate_hz
     else:
         time_s = next(columns) * time_column[1]
+        strange = ~np.isfinite(time_s)
+        if strange.any():
+            raise InputError(
+                path, f'line {lines[1 + int(strange.argmax())][0]}: no finite time')
         late = ~(np.diff(time_s) > 0)
-        if np.isnan(time_s[0]) or late.any():
-            row = 0 if np.isnan(time_s[0]) else 1 + int(late.argmax())
+        if late.any():
+            row = 1 + int(late.argmax())
             raise InputError(path, f'line {lines[1 + row][0]}: time does not increase')
     return time_s, values, {'layout': 'named columns'}
 

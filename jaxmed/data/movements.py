@@ -7,6 +7,7 @@ exercises of a person, one after the other: paper 000 (III.B) rates three videos
 import hashlib
 import logging
 import math
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,8 +75,12 @@ def cut_record(parts, *, cut, case_id, subject, where):
         patient_id, content_id.
 
     Raises:
-        InputError: too short.
+        InputError: too short; more recordings than exercises, or none.
     """
+    most = len(cut.exercises) if cut.unit == 'subject' else 1
+    if not 1 <= len(parts) <= most:
+        raise InputError(
+            where, f'{len(parts)} recordings of a person, expected 1 to {most}')
     pieces = []
     for exercise, motion in parts:
         cleaning.check_length(
@@ -106,22 +111,54 @@ def hash_subject(subject):
 
 
 def number_of(exercise, exercises):
-    """The place of an exercise, in any spelling; their number where it is none."""
-    folded = [listings.fold_name(name) for name in exercises]
-    name = listings.fold_name(exercise)
-    return folded.index(name) if name in folded else len(exercises)
+    """The place of what find_exercise finds; their number where it is none."""
+    found = find_exercise(exercise, exercises)
+    return exercises.index(found) if found else len(exercises)
 
 
 def find_exercise(name, exercises):
-    """The exercise whose name a file's name holds; the longest; '' without one."""
-    folded = _words(name)
-    found = [exercise for exercise in exercises if f' {_words(exercise)} ' in
-             f' {folded} ']
+    """The exercise that a table, a file's name or an option names.
+
+    Args:
+        name: in any spelling; or one with the words of an exercise in it, 'walk 2 m'.
+        exercises: tuple of names.
+
+    Returns:
+        The one of this name, or else the longest whose words are in it; '' if none is.
+    """
+    for exercise in exercises:
+        if listings.fold_name(exercise) == listings.fold_name(name):
+            return exercise
+    found = [exercise for exercise in exercises if _words(exercise) and
+             f' {_words(exercise)} ' in f' {_words(name)} ']
     return max(found, key=len, default='')
 
 
+def check_parts(recordings, *, cut):
+    """Refuses recordings of one example whose windows couldn't be told apart.
+
+    Args:
+        recordings: list of (exercise, file).
+        cut: Cut.
+
+    Raises:
+        InputError: of a file that shows the exercise of one before it.
+    """
+    files = {}
+    for exercise, file in recordings:
+        number = number_of(exercise, cut.exercises)
+        before = files.setdefault(number, file)
+        if before is not file:
+            which = f'exercise {cut.exercises[number]!r}' if number < len(
+                cut.exercises) else 'none of the exercises'
+            raise InputError(
+                file, f'{Path(file).name} shows {which}, and so does '
+                f'{Path(before).name} of the same person')
+
+
 def _words(name):
-    letters = ''.join(c if c.isalnum() else ' ' for c in name.casefold())
+    name = unicodedata.normalize('NFC', name.casefold())
+    letters = ''.join(c if c.isalnum() else ' ' for c in name)
     return ' '.join(letters.split())
 
 
@@ -172,6 +209,7 @@ def read(source, *, list_rated, read_motion, cut):
 
     Returns:
         dict, for the manifest: 'recordings', 'subjects'; 'unrated' (left out);
+        'other_exercise', how many rated ones show none of the exercises;
         'unprocessable', case id -> reason; 'counts', what reading and cleaning
         counted: sums of numbers of frames, means of shares.
 
@@ -188,14 +226,21 @@ def read(source, *, list_rated, read_motion, cut):
     for row, case_id in zip(known, cases):
         key = case_id if cut.unit == 'video' else f'subject-{hash_subject(row.subject)}'
         groups.setdefault(key, []).append(row)
+    others = [row.file.name for row in known
+              if number_of(row.exercise, cut.exercises) == len(cut.exercises)]
+    listings.warn_of(
+        source, f'recordings of none of the exercises {", ".join(cut.exercises)}',
+        others)
     found = {
         'recordings': 0, 'unrated': len(rated) - len(known), 'unprocessable': {},
+        'other_exercise': len(others),
         'subjects': len({row.subject for row in known}),
     }
     counts = []
     for case_id, rows in groups.items():
         parts = []
         try:
+            check_parts([(row.exercise, row.file) for row in rows], cut=cut)
             for row in rows:
                 parts.append((row.exercise, read_motion(row.file)))
             record = cut_record(
@@ -282,18 +327,15 @@ def find_recordings(path, *, unit):
 
 def _recordings(folder):
     for child in folder.iterdir():
-        if child.name.startswith('.'):
-            continue
-        if child.is_dir():
-            if videos.is_frames(child):
-                yield child
-            else:
-                yield from _recordings(child)
-        elif is_recording(child):
+        if is_recording(child):
             yield child
+        elif child.is_dir() and not child.name.startswith('.'):
+            yield from _recordings(child)
 
 
 def is_recording(path):
-    """Whether a name is that of a video or of landmarks."""
+    """Whether it is a folder of frames, or has the name of a video or of landmarks."""
     name = path.name.lower()
+    if name.startswith('.') or path.is_dir():
+        return not name.startswith('.') and videos.is_frames(path)
     return landmark_files.is_landmarks(path) or name.endswith(videos.SUFFIXES)

@@ -41,7 +41,7 @@ _SPLITS = {
 class Rated(NamedTuple):
     """One recording of somebody who does an exercise."""
 
-    subject: str  # as in the table: to be hashed, never to be printed
+    subject: str  # in one spelling: to be hashed, never to be printed
     exercise: str  # in lower case, words separated by single spaces
     file: Path
     rating: float  # 0 to 100, higher is better; NaN where unknown
@@ -56,7 +56,8 @@ def read_ratings(path):
         path: the table, or a folder with a ratings.csv in it.
 
     Returns:
-        list of Rated, in the order of the rows.
+        list of Rated, in the order of the rows. A split that one row of a subject
+        states is that of all of them.
 
     Raises:
         InputError: no table, a table that can't be read or lacks a column; a row
@@ -95,9 +96,10 @@ def read_ratings(path):
                 f'line {line}: {cell["video"]} is in line {before} already')
         rating = _read_rating(table.path, cell['rating'], line, most=100.0)
         rated.append((line, Rated(
-            cell['subject'], exercise, file, rating, cell['group'], split)))
-    _check_splits(table.path, rated)
-    return [row for _, row in rated]
+            _fold_subject(cell['subject']), exercise, file, rating, cell['group'],
+            split)))
+    splits = _find_splits(table.path, rated)
+    return [row._replace(split=splits.get(row.subject, '')) for _, row in rated]
 
 
 def read_kimore(folder):
@@ -127,7 +129,8 @@ def read_kimore(folder):
     score, group = table.need('clinical_TS'), table.column('group')
     scores, lines = {}, {}
     for line, row in table.rows:
-        key = row[subject].casefold(), _kimore_exercise(table.path, row[exercise], line)
+        key = (_fold_subject(row[subject]),
+               _kimore_exercise(table.path, row[exercise], line))
         if not key[0]:
             raise InputError(table.path, f'line {line}: no subject')
         if lines.setdefault(key, line) != line:
@@ -141,11 +144,11 @@ def read_kimore(folder):
         match = _KIMORE_FILE.fullmatch(file.name)
         if match is None or file.name.startswith('.'):
             continue
-        key = match[1].casefold(), f'es{match[2]}'
+        key = _fold_subject(match[1]), f'es{match[2]}'
         if key in rated:
             raise InputError(file, f'the same recording as {rated[key].file.name}')
         rating, name = scores.get(key, (math.nan, groups.get(key[0], '')))
-        rated[key] = Rated(match[1], key[1], file, rating, name)
+        rated[key] = Rated(*key, file, rating, name)
     if not rated:
         raise InputError(folder, 'no recordings (SUBJECT_EsK.csv.gz)')
     listings.warn_of(folder, 'recordings without a score', [
@@ -176,8 +179,8 @@ def read_unrated(folder):
         for suffix in ('.gz', '.csv', '.json'):
             name = name.removesuffix(suffix)
         rated.append(Rated(
-            match[1] if match else name, f'es{match[2]}' if match else '', file,
-            math.nan))
+            _fold_subject(match[1] if match else name),
+            f'es{match[2]}' if match else '', file, math.nan))
     return rated
 
 
@@ -201,7 +204,14 @@ def _kimore_exercise(path, cell, line):
     return f'es{name}'
 
 
-def _check_splits(path, rated):
+def _fold_subject(name):
+    """One spelling: 'P1' is 'p1', however its letters are composed."""
+    folded = unicodedata.normalize('NFC', name.strip()).casefold()
+    return unicodedata.normalize('NFC', folded)
+
+
+def _find_splits(path, rated):
+    """subject -> the split that its rows state."""
     sides = {}
     for line, row in rated:
         if row.split:
@@ -210,6 +220,7 @@ def _check_splits(path, rated):
                 raise InputError(
                     path, f'lines {first} and {line}: one subject in two splits, '
                     f'{side!r} and {row.split!r}')
+    return {subject: side for subject, (side, _) in sides.items()}
 
 
 def _find_file(table, name, line):

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from jaxmed.data import images
+from jaxmed.data import images, landmark_files
 from jaxmed.errors import ImageError
 
 LOG = logging.getLogger('jaxmed')
@@ -75,12 +75,9 @@ class Frame(NamedTuple):
     rgb: np.ndarray  # uint8 [H, W, 3], upright, contiguous, the reader's own
     time_s: float  # from the first frame
     number: int  # in the source, from 0; those of frames dropped are skipped
-    arrived_s: float  # time.monotonic() of when there was a frame to be had
 
 
-def open_video(
-    source, *, max_pixels, max_seconds, rate_hz=None, newest_only=False, loop=False
-):
+def open_video(source, *, max_pixels, max_seconds, rate_hz=None, loop=False):
     """Opens a video file, a folder of frames or a camera.
 
     Frames are turned upright as a file's rotation says, and have the first one's size:
@@ -93,17 +90,12 @@ def open_video(
     The pictures of a folder are its frames, in the order of the numbers in their names
     ('frame2' before 'frame10'), all of one size.
 
-    With `newest_only` a thread reads on, a file at its own speed, and whoever asks
-    gets the newest frame: those missed in the meantime are dropped and counted. It is
-    how a camera is read by what may be slower than it.
-
     Args:
         source: path of a file or folder; or a camera's number, int or digits.
         max_pixels: most width x height.
         max_seconds: longest file (or round of it); checked by its header, and while it
             is read. Of a camera, when it ends. May be infinite.
         rate_hz: of a folder, which has none of its own; nothing else looks at it.
-        newest_only: see above.
         loop: a file or folder begins again at its end; time goes on.
 
     Returns:
@@ -125,18 +117,23 @@ def open_video(
                              f'{max_seconds:g} s')
         return Video(
             stream, source, camera=number is not None, max_seconds=max_seconds,
-            newest_only=newest_only, endless=newest_only or loop or number is not None)
+            endless=loop or number is not None)
     except BaseException:
         stream.close()
         raise
 
 
 def is_frames(path):
-    """Whether a folder holds pictures, the frames of one video."""
+    """Whether a folder holds pictures, the frames of one video.
+
+    Pictures beside a video or a file of landmarks are covers and the like.
+    """
     path = Path(path)
-    return path.is_dir() and any(
-        child.suffix.lower() in images.SUFFIXES and not child.name.startswith('.')
-        for child in path.iterdir())
+    if not path.is_dir():
+        return False
+    names = [name for name in map(str.lower, os.listdir(path)) if name[0] != '.']
+    return any(name.endswith(images.SUFFIXES) for name in names) and not any(
+        name.endswith(SUFFIXES) or landmark_files.is_landmarks(name) for name in names)
 
 
 def hash_video(source):
@@ -171,15 +168,14 @@ class Video:
         rate_hz: nominal rate; see counts for what it was.
     """
 
-    def __init__(self, stream, source, *, camera, max_seconds, newest_only, endless):
+    def __init__(self, stream, source, *, camera, max_seconds, endless):
         self.size_hw, self.rate_hz = stream.size_hw, stream.rate_hz
         self._stream, self._source, self._camera = stream, source, camera
         self._max_seconds, self._closed = max_seconds, False
         self._frames = self._mended = self._dropped = 0
         self._time_s = 0.0  # of the last frame
         self._times = None if endless else array('d')
-        self._newest = _Newest(self._read(), paced=not camera) if newest_only else None
-        self._iterator = self._newest or self._read()
+        self._iterator = self._read()
 
     def __iter__(self):
         return self._iterator
@@ -191,28 +187,23 @@ class Video:
         self.close()
 
     def close(self):
-        """Ends the decoder, and the thread of `newest_only`."""
+        """Ends the decoder."""
         self._closed = True
         self._stream.stop()
-        if self._newest is not None:
-            self._newest.close()
         self._stream.close()
 
     @property
     def counts(self):
         """What was read so far, a dict of numbers.
 
-        frames; frames_dropped: missed by whoever asked, with `newest_only`; of a file
-        read once, missing by the time stamps (gaps beyond one and a half of the median
-        interval); frames_undecodable; time_stamps_mended; rate_hz: mean of what was
-        read, 0 for less than two frames; seconds: from the first frame to the last;
-        width_px, height_px.
+        frames; frames_dropped: of a file read once, missing by the time stamps (gaps
+        beyond one and a half of the median interval); frames_undecodable;
+        time_stamps_mended; rate_hz: mean of what was read, 0 for less than two frames;
+        seconds: from the first frame to the last; width_px, height_px.
         """
         frames = self._frames
         undecodable = self._stream.undecodable
-        if self._newest is not None:
-            dropped = self._newest.dropped
-        elif self._times is not None and len(self._times) > 2:
+        if self._times is not None and len(self._times) > 2:
             gaps = np.diff(self._times)
             missing = np.round(gaps / np.median(gaps)) - 1
             missing = int(missing[gaps > _GAP * np.median(gaps)].sum())
@@ -250,7 +241,7 @@ class Video:
             if self._times is not None:
                 self._times.append(self._time_s)
             self._frames += 1
-            yield Frame(rgb, self._time_s, self._frames - 1, time.monotonic())
+            yield Frame(rgb, self._time_s, self._frames - 1)
         if self._closed:
             return
         if not self._frames:
@@ -271,59 +262,6 @@ class Video:
                 return stamp_s - first_s
         self._mended += 1
         return last_s + 1 / self.rate_hz
-
-
-class _Newest:
-    """Frames of an iterator, read by a thread: the newest that nobody has had yet."""
-
-    def __init__(self, frames, *, paced):
-        self._frames, self._paced = frames, paced
-        self._frame = self._error = None
-        self._done, self.dropped = False, 0
-        self._condition = threading.Condition()
-        self._thread = threading.Thread(target=self._fill, daemon=True)
-        self._thread.start()
-
-    def _fill(self):
-        start_s = None
-        try:
-            for frame in self._frames:
-                if start_s is None:
-                    start_s = time.monotonic() - frame.time_s
-                with self._condition:
-                    if self._paced:
-                        wait_s = start_s + frame.time_s - time.monotonic()
-                        self._condition.wait_for(lambda: self._done, max(wait_s, 0))
-                    if self._done:
-                        return
-                    self.dropped += self._frame is not None
-                    self._frame = frame._replace(arrived_s=time.monotonic())
-                    self._condition.notify_all()
-        except Exception as error:  # handed to the consumer, raised there
-            self._error = error
-        with self._condition:
-            self._done = True
-            self._condition.notify_all()
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        with self._condition:
-            self._condition.wait_for(lambda: self._frame is not None or self._done)
-            frame, self._frame = self._frame, None
-        if frame is not None:
-            return frame
-        if self._error is not None:
-            raise self._error
-        raise StopIteration
-
-    def close(self):
-        with self._condition:
-            self._done = True
-            self._frame = self._error = None
-            self._condition.notify_all()
-        self._thread.join()
 
 
 def _camera_number(source):

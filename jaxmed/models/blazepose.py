@@ -6,11 +6,13 @@ et al. 2020, BlazePose). Lite, full and heavy bundles differ in the second netwo
 """
 
 import hashlib
+import io
 import os
 import stat
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxmed.errors import InputError
@@ -21,6 +23,10 @@ DETECTOR, LANDMARKS = 'pose_detector.tflite', 'pose_landmarks_detector.tflite'
 # Far above the heavy bundle's 30 MB.
 MAX_BYTES = 1 << 27
 _MAX_ENTRIES = 64
+# What reading a zip archive may raise.
+_DAMAGE = (
+    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError,
+    OSError, ValueError, RuntimeError)
 
 # Input, outputs. Of the detector: for each anchor a box and key points, and a score.
 # Of the other: 39 landmarks of x, y, z, visibility and presence; whether there is a
@@ -55,13 +61,11 @@ def open_bundle(path, *, sha256):
         InputError: missing, not such a bundle, of another SHA-256, damaged, larger than
             the limits, or of networks with other inputs or outputs.
     """
-    digest = _digest(path)
-    if sha256 and sha256.lower() != digest:
-        raise InputError(path, f'its SHA-256 is {digest}, not {sha256}')
+    data = read_bundle(path, sha256=sha256)
     found = {}
-    for name, data in _extract(path).items():
+    for name, network in _extract(path, data).items():
         where = f'{path}: {name}'
-        network = read_network(data, where=where)
+        network = read_network(network, where=where)
         wanted = _SHAPES[name]
         if (network.input_shape, network.output_shapes) != wanted:
             raise InputError(
@@ -70,10 +74,19 @@ def open_bundle(path, *, sha256):
         found[name] = network
     detector, landmarks = found[DETECTOR], found[LANDMARKS]
     params = {'detector': detector.params, 'landmarks': landmarks.params}
-    return Networks(detector, landmarks, params, digest)
+    return Networks(
+        detector, landmarks, params, hashlib.sha256(data).hexdigest())
 
 
-def _digest(path):
+def read_bundle(path, *, sha256):
+    """The bytes of a bundle, whose every member is whole.
+
+    Args:
+        path, sha256: of `open_bundle`.
+
+    Raises:
+        InputError: as of `open_bundle`, but of what networks compute.
+    """
     try:
         # Opening a named pipe would wait forever for its other end.
         status = os.stat(path)
@@ -81,34 +94,45 @@ def _digest(path):
             raise InputError(path, 'not a file')
         if status.st_size > MAX_BYTES:
             raise InputError(path, f'{status.st_size} bytes, limit {MAX_BYTES}')
-        with open(path, 'rb') as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(path, error.strerror) from None
-
-
-def _extract(path):
-    """Both networks' bytes, by name; sizes are checked before anything is unpacked."""
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 and sha256.lower() != digest:
+        raise InputError(path, f'its SHA-256 is {digest}, expected {sha256}')
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             if len(entries) > _MAX_ENTRIES:
                 raise InputError(path, f'{len(entries)} entries, limit {_MAX_ENTRIES}')
-            sizes = {entry.filename: entry.file_size for entry in entries}
-            for name in _SHAPES:
-                if name not in sizes:
-                    raise InputError(path, f'no {name} in it: not a pose landmarker')
-                if sizes[name] > MAX_BYTES:
-                    raise InputError(
-                        path, f'{name} of {sizes[name]} bytes, limit {MAX_BYTES}')
+            missing = set(_SHAPES) - {entry.filename for entry in entries}
+            if missing:
+                raise InputError(
+                    path, f'no pose landmarker: {min(missing)} is not in it')
+            size = sum(entry.file_size for entry in entries)
+            if size > MAX_BYTES:
+                raise InputError(path, f'{size} bytes unpacked, limit {MAX_BYTES}')
+            # MediaPipe runs what it is given; a network with other bytes in it might
+            # do anything.
+            damaged = archive.testzip()
+    except InputError:
+        raise
+    except _DAMAGE:
+        raise InputError(path, 'no .task bundle, or a damaged one') from None
+    if damaged:
+        raise InputError(path, f'{damaged} in it is damaged')
+    return data
+
+
+def _extract(path, data):
+    """Both networks' bytes, by name."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {name: _read_entry(archive, name, path) for name in _SHAPES}
     except InputError:
         raise
-    except (zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise InputError(path, f'not a whole zip archive: {error}') from None
-    except (OSError, EOFError, ValueError, NotImplementedError, RuntimeError,
-            struct.error, zlib.error) as error:
-        raise InputError(path, f'damaged or encrypted: {error}') from None
+    except _DAMAGE:
+        raise InputError(path, 'no .task bundle, or a damaged one') from None
 
 
 def _read_entry(archive, name, path):

@@ -1,4 +1,4 @@
-"""A movement -> its index: features of each frame, then the sequence model."""
+"""A movement -> its index: features of each frame, then the sequence models."""
 
 from typing import Any, Mapping
 
@@ -22,6 +22,9 @@ class MotionIndex(nn.Module):
         parts: of pose.features.extract.
         velocities: of pose.features.extract.
         sequence: attributes of PoseLSTM, but dtype and axis_name.
+        members: sequence models, which differ by how they begin and what is dropped,
+            each trained by a loss of its own: few people are learnt by heart in as
+            many ways, and the mean of several errs less (Lakshminarayanan 2017).
         dtype: of the sequence model.
         axis_name: mapped axis of the devices, or None.
     """
@@ -31,26 +34,34 @@ class MotionIndex(nn.Module):
     parts: tuple[str, ...]
     velocities: bool
     sequence: Mapping[str, Any]
+    members: int
     dtype: Any
     axis_name: str | None
 
     @nn.compact
     def __call__(self, movement, *, train: bool) -> jax.Array:
-        """A movement (pose.features) -> float32 [B, 1], or [B, 2] of PoseLSTM."""
+        """A movement (pose.features) -> float32 [B, members, 1 or 2] of PoseLSTM."""
         inputs = self.look(movement)
-        return PoseLSTM(
-            **self.sequence, dtype=self.dtype, axis_name=self.axis_name,
-            name='sequence')(inputs, train=train)
+        return jnp.stack([
+            PoseLSTM(**self.sequence, dtype=self.dtype, axis_name=self.axis_name,
+                     name=name)(inputs, train=train) for name in self.names], axis=1)
+
+    @property
+    def names(self):
+        """Of the sequence models, among parameters and limits."""
+        return ['sequence', *(
+            f'sequence{number}' for number in range(2, self.members + 1))]
 
     def look(self, movement):
         """A movement -> inputs of PoseLSTM: features, mask and context."""
         if self.steps:
             movement = features.shorten(movement, steps=self.steps)
+        skeleton = find_skeleton(self.skeleton)
         seconds = movement['mask'].sum(axis=1) * movement['step_s']
         return {
             'features': features.extract(
                 movement, parts=self.parts, velocities=self.velocities,
-                skeleton=find_skeleton(self.skeleton)),
+                skeleton=skeleton),
             'mask': movement['mask'],
             'context': jnp.concatenate([
                 movement['segment'].max(axis=1),

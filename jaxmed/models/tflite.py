@@ -75,6 +75,10 @@ _ACTIVATIONS = {
 }
 
 
+# Accelerators multiply float32 in fewer bits (TF32, bfloat16) unless they are told.
+_EXACT = lax.Precision.HIGHEST
+
+
 class Network(NamedTuple):
     """What a file holds.
 
@@ -427,13 +431,15 @@ def _conv_2d(reader, options, sources, result):
 
     def compute(weights, dtype, x):
         x, kernel = x.astype(dtype), weights['kernel'].astype(dtype)
+        options = dict(
+            precision=_EXACT if dtype == jnp.float32 else None,
+            preferred_element_type=jnp.float32)
         if pointwise:
-            y = jnp.einsum(
-                'bhwi,io->bhwo', x, kernel[0, 0], preferred_element_type=jnp.float32)
+            y = jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0], **options)
         else:
             y = lax.conv_general_dilated(
                 x, kernel, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-                preferred_element_type=jnp.float32)
+                **options)
         return activation(y + weights['bias'] if 'bias' in weights else y)
 
     return weights, compute, sources[:1]
@@ -458,7 +464,7 @@ def _depthwise_conv_2d(reader, options, sources, result):
             cpu=lambda x, kernel: _shifted_sum(x, kernel, strides, padding),
             default=lambda x, kernel: lax.conv_general_dilated(
                 x, kernel, strides, padding, feature_group_count=channels,
-                dimension_numbers=('NHWC', 'HWIO', 'NHWC')),
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC'), precision=_EXACT),
         )
         return activation(y + weights['bias'] if 'bias' in weights else y)
 
@@ -566,8 +572,8 @@ def _resize_bilinear(reader, options, sources, result):
         _interpolation(n, m, corners, half) for n, m in zip(before[1:3], after[1:3]))
 
     def compute(weights, dtype, x):
-        x = jnp.einsum('yh,bhwc->bywc', rows, x)
-        return jnp.einsum('xw,bywc->byxc', columns, x)
+        x = jnp.einsum('yh,bhwc->bywc', rows, x, precision=_EXACT)
+        return jnp.einsum('xw,bywc->byxc', columns, x, precision=_EXACT)
 
     return {}, compute, sources[:1]
 

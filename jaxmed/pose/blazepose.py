@@ -19,11 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmed.errors import ConfigError, InputError
+from jaxmed.errors import InputError
 from jaxmed.models.blazepose import open_bundle
 
 JOINTS = 33
-CHOICES = ('largest', 'best')
 
 _STRIDES = (8, 16, 32, 32, 32)
 _DETECTOR_SIZE, _LANDMARKS_SIZE = 224, 256
@@ -111,25 +110,20 @@ class BlazePose(NamedTuple):
             zeros(JOINTS))
 
 
-def load(path, *, sha256, dtype, choice='largest'):
+def load(path, *, sha256, dtype):
     """Reads a bundle and makes the functions.
 
     Args:
         path: a .task file of MediaPipe's PoseLandmarker: lite, full or heavy.
         sha256: what its SHA-256 must be, in hexadecimal; '' accepts any.
         dtype: what networks multiply in, jnp.float32 or jnp.bfloat16.
-        choice: who is taken among several people: 'largest', by size times score, or
-            'best', the one with the highest score, as MediaPipe does.
 
     Returns:
-        BlazePose.
+        BlazePose. Among several people it takes the largest, by size times score.
 
     Raises:
         InputError: as of `open_bundle`.
-        ConfigError: unknown choice.
     """
-    if choice not in CHOICES:
-        raise ConfigError('choice', f'{choice!r} is none of {CHOICES}')
     networks = open_bundle(path, sha256=sha256)
     params = jax.device_put(networks.params)
 
@@ -138,7 +132,7 @@ def load(path, *, sha256, dtype, choice='largest'):
         boxes, logits = _by_frame(
             lambda x: networks.detector.apply(params['detector'], x, dtype=dtype),
             inputs)
-        return find_people(boxes, logits[..., 0], frames.shape[1:3], choice=choice)
+        return find_people(boxes, logits[..., 0], frames.shape[1:3])
 
     def landmarks(params, frames, regions):
         inputs = crop(frames, regions, _LANDMARKS_SIZE) / 255
@@ -270,7 +264,7 @@ def crop(frames, regions, size):
     return jnp.round(four[..., 0, :] * (1 - right) + four[..., 1, :] * right)
 
 
-def find_people(boxes, logits, size_hw, *, choice):
+def find_people(boxes, logits, size_hw):
     """What the detector's outputs say.
 
     Anchors whose boxes overlap are averaged by their scores, the best first (weighted
@@ -282,10 +276,9 @@ def find_people(boxes, logits, size_hw, *, choice):
             circle about the whole body; pixels of the square relative to the anchor.
         logits: [B, 2254].
         size_hw: frame's height and width.
-        choice: in CHOICES.
 
     Returns:
-        People.
+        People; among several the largest, by size times score.
     """
     height, width = size_hw
     values = boxes / _DETECTOR_SIZE + np.concatenate(
@@ -314,12 +307,14 @@ def find_people(boxes, logits, size_hw, *, choice):
         union = area + of_top(area) - shared
         same = left & ((shared > _MIN_OVERLAP * union) | is_top)
         weights = jnp.where(same, scores, 0.0)
-        place = jnp.einsum('bn,bnpc->bpc', weights, points)
+        # An accelerator's usual precision would move points by pixels.
+        place = jnp.einsum(
+            'bn,bnpc->bpc', weights, points, precision=lax.Precision.HIGHEST)
         place = place / jnp.maximum(weights.sum(axis=1), 1e-6)[:, None, None]
         region = _region(place[:, 0], place[:, 1])
         score = of_top(scores)[:, 0]
         # Of the size alone, a poor guess on the same person may be the largest.
-        value = region.size * score if choice == 'largest' else score
+        value = region.size * score
         better = here & (value > best)
         chosen = jax.tree.map(
             lambda old, new: _where(better, new, old), chosen, (region, score))

@@ -134,18 +134,29 @@ def clean(
 def check_length(motion, *, min_frames, where):
     """Raises InputError, of the file `where`, if there is too little to judge.
 
+    Without hips and shoulders it isn't known where a body is and how large: a face that
+    talks is no movement of a spine.
+
     Args:
         motion: Motion, cleaned.
-        min_frames: least frames with somebody in them, at least 1.
+        min_frames: least frames with somebody in them, and with both hips and both
+            shoulders; at least 1.
         where: the file.
     """
-    frames = int(np.isfinite(motion.joints).all(axis=-1).any(axis=1).sum())
+    skeleton = find_skeleton(motion.skeleton)
+    known = np.isfinite(motion.joints).all(axis=-1)
+    frames = int(known.any(axis=1).sum())
     if not frames:
         raise InputError(where, 'nobody is visible in it')
     if frames < min_frames:
         raise InputError(
             where, f'too short: somebody is visible in {frames} frames, at least '
             f'{min_frames} are needed')
+    trunks = int(known[:, skeleton.hips + skeleton.shoulders].all(axis=1).sum())
+    if trunks < min_frames:
+        raise InputError(
+            where, f'hips and shoulders are hardly ever visible: in {trunks} frames, '
+            f'at least {min_frames} are needed')
 
 
 def cut_windows(motion, *, frames, stride):

@@ -3,6 +3,8 @@
 All pictures are uint8 RGB [H, W, 3]. Nothing that is given is changed.
 """
 
+import itertools
+import math
 import os
 from pathlib import Path
 
@@ -24,6 +26,7 @@ _FRACTION_BITS = 4  # of a pixel, in OpenCV's fixed-point places
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _PANEL_PX = 264, 104  # width and height, without lines of text, at a short side of 500
 _LINE_PX = 19
+_LONGEST_STILL_S = 10.0  # of one picture in a written video
 
 
 def draw_pose(rgb, joints, visibility, *, skeleton, visible_from, hidden):
@@ -439,6 +442,37 @@ class VideoFile:
         except OSError as error:
             raise InputError(
                 self.path, f"can't be written: {error.strerror}") from None
+
+
+def pace(pictures, *, rate_hz):
+    """Pictures of any times as those of a constant rate, at the same pace.
+
+    Each comes at the nearest of the rate's instants, and again until the next one's,
+    for 10 s at most: what is missing for longer is cut out. Of several at one instant
+    the first is shown.
+
+    Args:
+        pictures: iterable of (time in s, picture); times don't decrease.
+        rate_hz: pictures a second.
+
+    Yields:
+        Pictures.
+    """
+    most = max(int(_LONGEST_STILL_S * rate_hz), 1)
+    start_s = previous = None
+    shown = 0
+    for time_s, picture in pictures:
+        start_s = time_s if start_s is None else start_s
+        missing = math.floor((time_s - start_s) * rate_hz + 0.5) + 1 - shown
+        if missing > most:
+            start_s += (missing - most) / rate_hz
+            missing = most
+        if missing > 0:
+            yield from itertools.repeat(
+                picture if previous is None else previous, missing - 1)
+            yield picture
+            shown += missing
+        previous = picture
 
 
 def write_video(path, frames, *, rate_hz):

@@ -75,7 +75,8 @@ def normalise(inputs, frame_mask, segment, step_s, *, skeleton, exercises):
 def shorten(movement, *, steps):
     """Fewer frames, each the mean of its neighbours: the paper's 500 or 100.
 
-    Padding stays padding, and so does the duration.
+    Of joints that are unknown in some of them, of the others. Padding stays padding,
+    and so does the duration.
     """
     frames = movement['mask'].shape[1]
     if steps == frames:
@@ -86,11 +87,15 @@ def shorten(movement, *, steps):
 
     mask = (resize(movement['mask']) > 0.5).astype(jnp.float32)
     segment = jnp.round(resize(movement['segment']))
-    small = {name: resize(movement[name]) for name in ('joints', 'root')}
-    known = jnp.round(resize(movement['known']))
+    share, there = resize(movement['known']), resize(movement['mask'])
+    known = jnp.round(share)
     return {
-        'joints': small['joints'] * known[..., None], 'known': known,
-        'root': small['root'], 'mask': mask, 'segment': segment,
+        # What is unknown is 0 already.
+        'joints': resize(movement['joints']) * (
+            known / jnp.maximum(share, 1e-6))[..., None],
+        'root': resize(movement['root']) * (
+            mask / jnp.maximum(there, 1e-6))[..., None],
+        'known': known, 'mask': mask, 'segment': segment,
         'step_s': movement['step_s'] * frames / steps,
     }
 
@@ -236,7 +241,9 @@ def make_warp(*, strength):
             weight = share.reshape(-1, *[1] * (x.ndim - 1))
             return x[low] * (1 - weight) + x[low + 1] * weight
 
-        known = jnp.minimum(movement['known'][low], movement['known'][low + 1])
+        # The frame after the last one counts for nothing where it has no share.
+        known = jnp.minimum(movement['known'][low], jnp.where(
+            share[:, None] > 0, movement['known'][low + 1], 1.0))
         nearest = jnp.clip(jnp.round(place).astype(jnp.int32), 0, frames - 1)
         speed = jnp.exp(strength / 2 * jax.random.normal(pace))
         return movement | {

@@ -2,11 +2,9 @@
 
 import functools
 import hashlib
-import io
 import json
 import logging
 import os
-import stat
 import tempfile
 import zipfile
 import zlib
@@ -19,7 +17,8 @@ import numpy as np
 from jaxmed.data import images, videos
 from jaxmed.data.pipeline import Prefetch
 from jaxmed.errors import ConfigError, InputError
-from jaxmed.pose.skeletons import BLAZEPOSE, Motion
+from jaxmed.models.blazepose import read_bundle
+from jaxmed.pose.skeletons import BLAZEPOSE, BLAZEPOSE_DEPTH, Motion
 
 LOG = logging.getLogger('jaxmed')
 
@@ -27,15 +26,8 @@ KINDS = ('mediapipe', 'jax')
 MODES = ('video', 'image')
 JOINTS = len(BLAZEPOSE.joints)
 
-# The networks' z, in the scale of x, is this much deeper than their own world
-# coordinates: 3.7 to 4.6 times in frames of two videos.
-_DEPTH = 1 / 4
-
 # Goes up when the same video would give other landmarks or counts.
-_VERSION = 3
-
-_MOST_BYTES = 256 << 20  # of a model
-_MEMBERS = ('pose_detector.tflite', 'pose_landmarks_detector.tflite')
+_VERSION = 4
 
 # Who is followed among several people: whoever is nearest, but no farther than this
 # share of their last height or width; and for how long after they were last seen.
@@ -71,8 +63,8 @@ def find_landmarks(
     Returns:
         Motion, 'blazepose', with world and size_hw; NaN and visibility 0 where nobody
         was seen. `counts` holds those of videos.Video, frames_nobody,
-        frames_several_people (as far as the landmarker looks, see make_landmarker) and
-        model_sha256, a str.
+        frames_several_people where the landmarker looks for several, and model_sha256,
+        a str.
 
     Raises:
         InputError: nobody is visible in any frame; a wrong or damaged model; no folder
@@ -82,7 +74,7 @@ def find_landmarks(
     """
     if batch_size < 1:
         raise ConfigError('batch_size', f'{batch_size}, at least 1')
-    digest = hashlib.sha256(_read_model(model, sha256)).hexdigest()
+    digest = hashlib.sha256(read_bundle(model, sha256=sha256)).hexdigest()
     kept = video_digest = None
     if cache:
         try:
@@ -120,14 +112,15 @@ def find_landmarks(
             nobody += sum(pose is None for pose in poses)
             times_s += [frame.time_s for frame in batch]
             parts.append(_stack(poses))
-        counts = video.counts
+        counts = video.counts | {'frames_nobody': nobody}
+        if found.counts_people:
+            counts['frames_several_people'] = several
     if nobody == len(times_s):
         raise InputError(source, f'nobody is visible in {nobody} frames')
     joints, visibility, world = (np.concatenate(arrays) for arrays in zip(*parts))
     motion = Motion(
         joints, visibility, np.array(times_s), BLAZEPOSE.name, world, video.size_hw,
-        counts | {'frames_nobody': nobody, 'frames_several_people': several,
-                  'model_sha256': digest})
+        counts | {'model_sha256': digest})
     if kept is not None:
         _save(kept, motion)
     return motion
@@ -137,8 +130,8 @@ def make_landmarker(kind, model, *, sha256, mode, max_people, dtype):
     """A landmarker for one video: what it remembers of one must not reach another.
 
     `find(frames)` takes a list of videos.Frame, of one size, and returns a list of Pose
-    or None; in mode 'video' calls go on where the last one ended. It is a context
-    manager.
+    or None; in mode 'video' calls go on where the last one ended. `counts_people` tells
+    whether it looks for several people in every frame. It is a context manager.
 
     Args:
         kind: 'mediapipe', one frame after the other on the CPU; or 'jax', the same
@@ -166,7 +159,7 @@ def make_landmarker(kind, model, *, sha256, mode, max_people, dtype):
         raise ConfigError('landmarker mode', f'{mode!r} is none of {MODES}')
     if max_people < 1:
         raise ConfigError('max_people', f'{max_people}, at least 1')
-    data = _read_model(model, sha256)
+    data = read_bundle(model, sha256=sha256)
     if kind == 'mediapipe':
         return _MediaPipe(model, data, mode, max_people)
     digest = hashlib.sha256(data).hexdigest()
@@ -192,6 +185,7 @@ class _MediaPipe:
         self._make = functools.partial(Image, ImageFormat.SRGB)
         self._mode, self._last_ms, self._quiet = mode, -1, False
         self._follower = _Follower()
+        self.counts_people = max_people > 1
 
     def find(self, frames):
         return [self._find(frame) for frame in frames]
@@ -210,7 +204,8 @@ class _MediaPipe:
             [(mark.x, mark.y, mark.z, mark.visibility or 0.0) for mark in person]
             for person in found.pose_landmarks
         ], np.float32).reshape(-1, JOINTS, 4)
-        joints = people[..., :3] * np.float32([width, height, width * _DEPTH])
+        joints = people[..., :3] * np.float32(
+            [width, height, width * BLAZEPOSE_DEPTH])
         chosen = self._follower.choose(joints, frame.time_s)
         if chosen is None:
             return None
@@ -275,13 +270,21 @@ class _Jax:
 
     def __init__(self, network, mode):
         self._network = network
+        # Of who is followed the detector isn't asked.
+        self.counts_people = mode == 'image'
         self._tracks = network.first_tracks(1) if mode == 'video' else None
         self._last_s = -1 / 30  # before the first frame: of no effect
+        self._pictures = None
 
     def find(self, frames):
         if not frames:
             return []
-        pictures = np.stack([frame.rgb for frame in frames])
+        shape = len(frames), *frames[0].rgb.shape
+        if self._pictures is None or self._pictures.shape != shape:
+            self._pictures = np.empty(shape, np.uint8)
+        # One array for all calls, 100 MB of 16 frames: what they find is copied before
+        # they return.
+        pictures = np.stack([frame.rgb for frame in frames], out=self._pictures)
         if self._tracks is None:
             found = self._network.image(pictures)
         else:
@@ -292,7 +295,8 @@ class _Jax:
                 pictures, self._tracks, step_s=steps_s)
         found = {name: np.asarray(values) for name, values in found.items()}
         return [
-            Pose(found['joints'][i].astype(np.float32) * np.float32([1, 1, _DEPTH]),
+            Pose(found['joints'][i].astype(np.float32)
+                 * np.float32([1, 1, BLAZEPOSE_DEPTH]),
                  found['visibility'][i].astype(np.float32),
                  found['world'][i].astype(np.float32), int(found['people'][i]))
             if found['present'][i] else None for i in range(len(frames))
@@ -303,40 +307,6 @@ class _Jax:
 
     def __exit__(self, *exception):
         pass
-
-
-def _read_model(path, sha256):
-    """The bytes of a bundle whose every member is whole."""
-    try:
-        # Opening a named pipe would wait forever for its other end.
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(path, 'not a file')
-        if status.st_size > _MOST_BYTES:
-            raise InputError(path, f'{status.st_size} bytes, limit {_MOST_BYTES}')
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(path, error.strerror) from None
-    digest = hashlib.sha256(data).hexdigest()
-    if sha256 and sha256.lower() != digest:
-        raise InputError(path, f'its SHA-256 is {digest}, expected {sha256}')
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as bundle:
-            missing = set(_MEMBERS) - set(bundle.namelist())
-            size = sum(member.file_size for member in bundle.infolist())
-            # MediaPipe runs what it is given; a network with other bytes in it might
-            # do anything.
-            damaged = size <= _MOST_BYTES and bundle.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError,
-            NotImplementedError, OSError):
-        raise InputError(path, 'no .task bundle, or a damaged one') from None
-    if missing:
-        raise InputError(path, f'no pose landmarker: {sorted(missing)[0]} is not in it')
-    if size > _MOST_BYTES:
-        raise InputError(path, f'{size} bytes unpacked, limit {_MOST_BYTES}')
-    if damaged:
-        raise InputError(path, f'{damaged} in it is damaged')
-    return data
 
 
 def _group(frames, size):

@@ -3,9 +3,10 @@
     capture (a thread) -> landmarks -> window -> score -> draw
 
 Paper 000 bounds the frames in its system by N frames a buffer times gamma buffers
-(equation 1). Here one buffer is the window, N landmarks on a uniform grid of time;
-the others may hold pictures. A machine that is too slow drops pictures instead of
-queuing them: what is shown is always new. All that is kept has a fixed size, over days.
+(equation 1). Here one buffer is the window, N landmarks on a uniform grid of time, and
+a fixed number of poses that it is made of; the others may hold pictures. A machine that
+is too slow drops pictures instead of queuing them: what is shown is always new. All
+that is kept has a fixed size, over days.
 """
 
 import math
@@ -23,12 +24,14 @@ import numpy as np
 
 from jaxmed.errors import ConfigError, InputError
 from jaxmed.pose import drawing
+from jaxmed.pose.skeletons import Motion
 
 _AHEAD = 4  # pictures decoded ahead where none may be dropped
 _POLL_S = 0.1  # how long a wish to stop may go unnoticed
-_LONGEST_STILL_S = 10.0  # of one picture in a written video
 _CURVE_POINTS = 240
 _SLACK_S = 1e-6  # what rounding may add to a time
+# Poses that are kept: so many a second, of so long before the window and a gap.
+_MOST_HZ, _SETTLED_S, _LONGEST_GAP_S = 120.0, 1.0, 10.0
 _CLOCK = time.perf_counter
 
 
@@ -148,34 +151,50 @@ class Buckets:
 
 
 class Window:
-    """The last N frames of landmarks on a uniform grid of time.
+    """The last N frames of landmarks, cleaned as recordings are.
 
-    Poses come at irregular times. Between two of them joints are interpolated
-    linearly if they are at most `max_gap_s` apart and a person was found in both;
-    elsewhere the grid is NaN, but for an instant within half a step of a pose.
+    Poses of a little more time than that are kept as they were found. `read` cleans
+    them: its frames are the last N of all that cleaning the whole recording would give,
+    but for what goes by its median torso (jumps, the 1 euro filter).
+    They lie on a uniform grid of time, which begins where somebody is first seen.
+
+    Of poses that come faster than 120 a second, or twice the grid's rate, some are left
+    out, so that what is kept has a fixed size.
 
     Args:
         frames: N.
-        joints: J.
-        rate_hz: of the grid, which begins at the first pose.
-        max_gap_s: the longest time without a frame that is interpolated.
+        skeleton: skeletons.Skeleton of J joints.
+        clean: Motion -> Motion, cleaning.clean with its options.
+        rate_hz, max_gap_s: of these options.
+        visible_from: least visibility of a joint that counts as seen: min_visibility of
+            these options.
     """
 
-    def __init__(self, frames, joints, *, rate_hz, max_gap_s):
-        self._ring = np.empty((frames, joints, 4), np.float32)
-        self._known = np.zeros(frames, bool)
+    def __init__(self, frames, *, skeleton, clean, rate_hz, max_gap_s, visible_from):
+        self._skeleton, self._clean = skeleton, clean
         self._rate_hz, self._max_gap_s = float(rate_hz), float(max_gap_s)
+        self._visible_from = visible_from
+        # What begins a gap or a smoothing before the window shows in it.
+        self._before_s = min(self._max_gap_s, _LONGEST_GAP_S) + _SETTLED_S
+        most_hz = max(_MOST_HZ, 2 * self._rate_hz)
+        self._least_s = (1 - 1e-3) / most_hz
+        most = math.ceil((frames / self._rate_hz + self._before_s) * most_hz) + 2
+        self._poses = np.empty((most, len(skeleton.joints), 4), np.float32)
+        self._times_s = np.empty(most)
+        self._known = np.zeros(frames, bool)
         self.restarts = 0
         self._clear()
 
     def _clear(self):
-        self._next, self._start_s, self._last_s, self._last = 0, None, None, None
+        self._count, self._next = 0, 0  # poses, and frames of the grid, so far
+        self._first_s = self._last_s = self._start_s = None
+        self._last_known = False
         self._known[:] = False
 
     @property
     def filled(self):
         """Frames of the grid that lie within the recording, at most N."""
-        return min(self._next, len(self._ring))
+        return min(self._next, len(self._known))
 
     def add(self, time_s, joints, visibility):
         """Adds a frame.
@@ -187,45 +206,48 @@ class Window:
             joints: [J, 3], NaN where unknown; None where nobody was found.
             visibility: [J]; None where nobody was found.
         """
-        pose = None
+        pose = np.full(self._poses.shape[1:], np.nan, np.float32)
+        pose[:, 3] = 0
         if joints is not None:
-            pose = np.concatenate(
-                [joints, np.asarray(visibility)[:, None]], axis=1, dtype=np.float32)
+            pose[:, :3], pose[:, 3] = joints, visibility
         if self._last_s is not None and time_s < self._last_s:
             self.restarts += 1
             self._clear()
-        if self._start_s is None:
-            self._start_s = self._last_s = time_s
-            self._last = pose
-        frames = len(self._ring)
+        if self._last_s is None:
+            self._first_s = time_s
+        elif time_s - self._last_s < self._least_s:
+            return
+        self._poses[self._count % len(self._poses)] = pose
+        self._times_s[self._count % len(self._poses)] = time_s
+        self._count += 1
+        seen = self._seen(pose)
+        if self._start_s is None and seen.any():
+            # Whoever is seen soon was there from the beginning, for cleaning.
+            soon = time_s - self._first_s <= self._max_gap_s
+            self._start_s = self._first_s if soon else time_s
+        known = bool(seen[list(self._skeleton.hips + self._skeleton.shoulders)].all())
+        if self._start_s is not None:
+            self._go_on(time_s, known)
+        self._last_s, self._last_known = time_s, known
+
+    def _seen(self, poses):
+        return np.isfinite(poses[..., :3]).all(axis=-1) & (
+            poses[..., 3] >= self._visible_from)
+
+    def _go_on(self, time_s, known):
+        """Frames of the grid until `time_s`: in which are hips and shoulders known?"""
+        frames = len(self._known)
         # A grid instant that rounding puts a microsecond later is this one.
         last = math.floor((time_s - self._start_s) * self._rate_hz + 1e-6)
         numbers = np.arange(max(self._next, last - frames + 1), last + 1)
-        if len(numbers):
-            at_s = self._start_s + numbers / self._rate_hz
-            values, known = self._between(at_s, time_s, pose)
-            self._ring[numbers % frames] = values
-            self._known[numbers % frames] = known
-            self._next = last + 1
-        self._last_s, self._last = time_s, pose
-
-    def _between(self, at_s, time_s, pose):
-        values = np.full((len(at_s), *self._ring.shape[1:]), np.nan, np.float32)
-        values[..., 3] = 0
-        known = np.zeros(len(at_s), bool)
-        gap_s = time_s - self._last_s
-        if self._last is not None and pose is not None and gap_s <= self._max_gap_s:
-            share = np.clip((at_s - self._last_s) / max(gap_s, 1e-9), 0, 1)
-            share = share.astype(np.float32)[:, None, None]
-            # One end alone where the other is unknown would be a step: NaN stays.
-            values = self._last * (1 - share) + pose * share
-            known[:] = True
-            return values, known
-        for place_s, near in ((self._last_s, self._last), (time_s, pose)):
-            close = np.abs(at_s - place_s) <= 0.5 / self._rate_hz
-            if near is not None:
-                values[close], known[close] = near, True
-        return values, known
+        at_s = self._start_s + numbers / self._rate_hz
+        near_s = 0.5 / self._rate_hz
+        found = known & (np.abs(at_s - time_s) <= near_s)
+        if self._last_s is not None and self._last_known:
+            between = known and time_s - self._last_s <= self._max_gap_s
+            found |= between | (np.abs(at_s - self._last_s) <= near_s)
+        self._known[numbers % frames] = found
+        self._next = max(self._next, last + 1)
 
     def read(self):
         """The window, oldest frame first.
@@ -235,19 +257,76 @@ class Window:
             and 0 where nobody was found; frame_mask bool [N], False on the frames at
             the end that a recording shorter than N doesn't have.
         """
-        frames = len(self._ring)
-        inputs = self._ring[np.arange(self._next - self.filled, self._next) % frames]
-        missing = np.full((frames - self.filled, *inputs.shape[1:]), np.nan, np.float32)
-        missing[..., 3] = 0
-        return np.concatenate([inputs, missing]), np.arange(frames) < self.filled
+        frames, filled = len(self._known), self.filled
+        inputs = np.full((frames, *self._poses.shape[1:]), np.nan, np.float32)
+        inputs[..., 3] = 0
+        mask = np.arange(frames) < filled
+        if not filled:
+            return inputs, mask
+        first = self._next - filled
+        order = np.arange(max(self._count - len(self._poses), 0), self._count)
+        order %= len(self._poses)
+        since_s = self._start_s + first / self._rate_hz - self._before_s
+        order = order[self._times_s[order] >= since_s]
+        times_s, poses = self._times_s[order], self._poses[order]
+        if times_s[0] > self._first_s:  # else it is all of the recording
+            times_s, poses = self._begin_on_grid(times_s, poses)
+        cleaned = self._clean(Motion(
+            poses[..., :3], poses[..., 3], times_s, self._skeleton.name))
+        places = np.rint(
+            (cleaned.time_s - self._start_s) * self._rate_hz).astype(int) - first
+        within = (places >= 0) & (places < filled)
+        inputs[places[within], :, :3] = cleaned.joints[within]
+        inputs[places[within], :, 3] = cleaned.visibility[within]
+        return inputs, mask
+
+    def _begin_on_grid(self, times_s, poses):
+        """Times and poses whose first known one is at an instant of the grid.
+
+        With that one cleaning begins its own grid, or with the first of all, where it
+        fills what is before; so both are moved.
+        """
+        first_s, last_s = ((times_s[[0, -1]] - self._start_s) * self._rate_hz)
+        numbers = np.arange(math.ceil(first_s - 1e-6), math.floor(last_s + 1e-6) + 1)
+        if len(times_s) == 1 or not len(numbers):
+            return times_s, poses
+        at_s = self._start_s + numbers / self._rate_hz
+        left = np.searchsorted(times_s, at_s, side='right') - 1
+        left = left.clip(0, len(times_s) - 2)
+        gap_s = times_s[left + 1] - times_s[left]
+        share = ((at_s - times_s[left]) / gap_s).clip(0, 1)
+        share = np.where(share < 1e-4, 0, np.where(share > 1 - 1e-4, 1, share))
+        seen = self._seen(poses)
+        usable = np.select(
+            [(share == 0)[:, None], (share == 1)[:, None], (
+                gap_s <= self._max_gap_s)[:, None]],
+            [seen[left], seen[left + 1], seen[left] & seen[left + 1]], False,
+        ).any(axis=1)
+        if not usable.any():
+            return times_s, poses
+        place = np.argmax(usable)
+        one, other, share = poses[left[place]], poses[left[place] + 1], share[place]
+        if 0 < share < 1:
+            begun = one * (1 - share) + other * share
+            # A joint that is hardly seen in one of both isn't known.
+            begun[:, 3] = np.minimum(one[:, 3], other[:, 3])
+        else:
+            begun = other if share else one
+        moved = left[place] + (share == 1)
+        times_s, poses = times_s.copy(), poses.copy()
+        poses[:moved, :, :3], poses[:moved, :, 3] = np.nan, 0
+        poses[moved], times_s[moved] = begun, at_s[place]
+        if moved:
+            times_s[0] = self._start_s + math.floor(first_s + 1e-6) / self._rate_hz
+        return times_s, poses
 
     def known_share(self):
-        """The share of the N frames in which a person is known."""
+        """The share of the N frames with both hips and both shoulders."""
         return float(self._known.mean())
 
     def wait_s(self, least_known):
         """Seconds until it is full and known enough, if the person stays in view."""
-        frames = len(self._ring)
+        frames = len(self._known)
         order = np.arange(self._next - frames, self._next) % frames
         left = np.append(self._known[order], 0)[::-1].cumsum()[::-1]
         coming = np.arange(frames + 1)
@@ -314,7 +393,8 @@ class Live:
 
     Args:
         landmarker: `.find(frames)` -> a pose or None for each; a pose has `joints`
-            [J, 3] in pixels of the frame, `visibility` [J] and `people`.
+            [J, 3] in pixels of the frame, `visibility` [J] and `people`;
+            `.counts_people`, whether it looks for several.
         score: (inputs float32 [N, J, 4], frame_mask bool [N]) -> (index, low, high),
             the latter two None where it has no interval; see Window.read. The joints
             are in pixels of the frame before it was reduced. Called once on an empty
@@ -324,13 +404,13 @@ class Live:
         buckets: gamma. The window takes one, pictures share the others.
         rate_hz: of the window. The paper: 30.
         stride_s: from one score to the next.
-        max_gap_s: the longest time without a frame that is interpolated.
-        least_known: in (0, 1], the share of the window's frames with a person, below
-            which there is no index.
+        clean, max_gap_s: of Window.
+        least_known: in (0, 1], the share of the window's frames with both hips and both
+            shoulders of a person, below which there is no index.
         smoothing_s: time constant of the index's exponential smoothing; 0 for none.
         max_height: pixels; a frame that is higher is reduced to it before landmarks
             are found and drawn.
-        visible_from: least visibility of a joint that is drawn in full.
+        visible_from: of Window; joints below it are drawn faint.
         stall_s: without a picture for so long, a camera is taken to be gone.
 
     Raises:
@@ -339,7 +419,7 @@ class Live:
 
     def __init__(
         self, landmarker, score, *, skeleton, frames, buckets, rate_hz, stride_s,
-        max_gap_s, least_known, smoothing_s, max_height, visible_from, stall_s,
+        clean, max_gap_s, least_known, smoothing_s, max_height, visible_from, stall_s,
     ):
         for name, value, least in (
             ('frames', frames, 2), ('buckets', buckets, 2),
@@ -358,12 +438,15 @@ class Live:
         self._landmarker, self._score, self._skeleton = landmarker, score, skeleton
         self._frames, self._buckets = int(frames), int(buckets)
         self._rate_hz, self._stride_s = rate_hz, stride_s
-        self._max_gap_s, self._least_known = max_gap_s, least_known
+        self._clean, self._max_gap_s = clean, max_gap_s
+        self._least_known = least_known
         self._smoothing_s, self._max_height = smoothing_s, int(max_height)
         self._visible_from, self._stall_s = visible_from, stall_s
         self.latencies = Latencies()
         self._counts = dict.fromkeys(
-            ('frames', 'frames_nobody', 'frames_several_people', 'windows_scored'), 0)
+            ('frames', 'frames_nobody', 'windows_scored'), 0)
+        if landmarker.counts_people:
+            self._counts['frames_several_people'] = 0
         self._most_held, self._wall_s, self._images = 0, 0.0, None
 
     @property
@@ -418,9 +501,10 @@ class Live:
         """
         if self._images is not None:
             raise ValueError('a Live runs once')
-        joints = len(self._skeleton.joints)
         self._window = Window(
-            self._frames, joints, rate_hz=self._rate_hz, max_gap_s=self._max_gap_s)
+            self._frames, skeleton=self._skeleton, clean=self._clean,
+            rate_hz=self._rate_hz, max_gap_s=self._max_gap_s,
+            visible_from=self._visible_from)
         self._score(*self._window.read())
         self._images = Buckets(
             self._frames, self._buckets - 1, waiting=1 if realtime else _AHEAD)
@@ -512,7 +596,8 @@ class Live:
         people = 0 if pose is None else int(pose.people)
         self._counts['frames'] += 1
         self._counts['frames_nobody'] += pose is None
-        self._counts['frames_several_people'] += people > 1
+        if 'frames_several_people' in self._counts:
+            self._counts['frames_several_people'] += people > 1
         windowed_s = _CLOCK()
         self.latencies.add('window', windowed_s - found_s)
 
@@ -543,8 +628,11 @@ class Live:
         if self._due_s - self._stride_s <= time_s < self._due_s - _SLACK_S:
             return 0.0, '' if self._index else 'no index for this movement'
         begun_s = _CLOCK()
-        scored = self._score(*self._window.read())
-        self.latencies.add('score', _CLOCK() - begun_s)
+        window = self._window.read()
+        cleaned_s = _CLOCK()
+        self.latencies.add('clean', cleaned_s - begun_s)
+        scored = self._score(*window)
+        self.latencies.add('score', _CLOCK() - cleaned_s)
         self._counts['windows_scored'] += 1
         scored = tuple(None if value is None else float(value) for value in scored)
         since_s = time_s - (self._due_s - self._stride_s)
@@ -727,16 +815,9 @@ def _record(views, output, rate_hz):
             failed.append(error)
 
     with drawing.VideoFile(output, rate_hz=rate_hz) as video:
-        first_s, previous = None, None
-        for view in kept():
-            first_s = view.time_s if first_s is None else first_s
-            due = math.floor((view.time_s - first_s) * rate_hz + 1e-6) + 1
-            missing = min(due - video.frames, int(_LONGEST_STILL_S * rate_hz))
-            for _ in range(missing - 1):
-                video.write(view.picture if previous is None else previous)
-            if missing > 0:
-                video.write(view.picture)
-            previous = view.picture
+        for picture in drawing.pace(
+                ((view.time_s, view.picture) for view in kept()), rate_hz=rate_hz):
+            video.write(picture)
         if failed and not video.frames:
             raise failed[0]
     if failed:

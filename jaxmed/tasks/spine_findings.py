@@ -144,7 +144,10 @@ def _annotate(
     record, motion, index, spread, interval, *, skeleton, rate_hz, max_pixels,
     max_seconds, min_visibility,
 ):
-    """The video with the person's skeleton and the index so far, as MP4 bytes."""
+    """The video with the person's skeleton and the index so far, as MP4 bytes.
+
+    At the pace of its time stamps, with the rate of its header.
+    """
     path = record['parts'][0][3]
     index, low, high = _curve(index, spread, interval)
     ends = np.asarray(record['last_s']) - 1e-3  # more than float32 rounds by
@@ -166,12 +169,14 @@ def _annotate(
                 low=None if low is None else float(low[place]),
                 high=None if high is None else float(high[place]),
                 text=(f'{frame.time_s:.1f} s',))
-            yield rgb
+            yield frame.time_s, rgb
 
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, 'annotated.mp4')
         with videos.open_video(
             path, max_pixels=max_pixels, max_seconds=max_seconds, rate_hz=rate_hz
         ) as video:
-            drawing.write_video(target, pictures(video), rate_hz=video.rate_hz)
+            drawing.write_video(
+                target, drawing.pace(pictures(video), rate_hz=video.rate_hz),
+                rate_hz=video.rate_hz)
         return target.read_bytes()

@@ -41,10 +41,11 @@ LEVEL = 0.9  # of the intervals of single predictions
 
 def make(
     *, skeleton, exercises, unit, span, frames, stride, rate_hz, min_seconds,
-    min_visibility, max_gap_s, smoothing, features_of_frames, velocities, steps, model,
-    dtype, loss, mirror, turn_deg, warp, noise, forget, limits_quantile, landmarker,
-    landmark_model, landmark_sha256, landmark_mode, landmark_dtype, max_people, cache,
-    max_pixels, max_seconds, exercise, annotate, axis_name=None,
+    min_visibility, max_gap_s, smoothing, features_of_frames, velocities, steps,
+    model, members, dtype, loss, mirror, turn_deg, warp, noise, forget,
+    limits_quantile, landmarker, landmark_model, landmark_sha256, landmark_mode,
+    landmark_dtype, max_people, cache, max_pixels, max_seconds, exercise, annotate,
+    source_hz, landmark_size_hw, axis_name=None,
 ) -> Task:
     """Builds the task. Keywords only, no defaults: the config states them all.
 
@@ -57,6 +58,7 @@ def make(
         velocities: of pose.features.extract.
         steps: frames that the sequence model sees; 0 for all.
         model: attributes of models.pose_lstm.PoseLSTM, but dtype.
+        members: of models.motion_index.MotionIndex.
         dtype: 'float32' or 'bfloat16'.
         loss: a name in LOSSES.
         mirror, turn_deg, warp, noise, forget: of pose.features; 0 or False is off.
@@ -68,6 +70,10 @@ def make(
             pose.landmarks.find_landmarks.
         exercise: that files to predict show, where their names don't tell.
         annotate: whether a video comes back with skeleton and index drawn on it.
+        source_hz: frames a second of landmarks without time stamps and of folders of
+            frames.
+        landmark_size_hw: height and width of the picture, in pixels, for files of
+            landmarks that are shares of its sides; empty where there are none.
         axis_name: mapped axis of the devices.
     """
     layout = find_skeleton(skeleton)
@@ -85,9 +91,11 @@ def make(
         if value not in allowed:
             raise ConfigError(f'task.{name}', f'{value!r} is none of {allowed}')
     for name, value, least, most in (
-        ('rate_hz', rate_hz, 0.1, 1000), ('min_visibility', min_visibility, 0, 1),
+        ('rate_hz', rate_hz, 0.1, 1000), ('source_hz', source_hz, 0.1, 1000),
+        ('min_visibility', min_visibility, 0, 1),
         ('turn_deg', turn_deg, 0, 180), ('warp', warp, 0, 0.99), ('noise', noise, 0, 1),
         ('forget', forget, 0, 1), ('max_gap_s', max_gap_s, 0, np.inf),
+        ('members', members, 1, 100),
     ):
         if not least <= value <= most:
             raise ConfigError(f'task.{name}', f'{value}: from {least} to {most}')
@@ -99,13 +107,19 @@ def make(
         raise ConfigError('task.limits_quantile', f'{limits_quantile}: [0, 0.5)')
     if not 0 <= steps <= cut.length:
         raise ConfigError('task.steps', f'{steps} of {cut.length} frames')
+    size_hw = tuple(landmark_size_hw)
+    if size_hw and not (len(size_hw) == 2 and all(
+            isinstance(side, int) and 1 <= side < 1e5 for side in size_hw)):
+        raise ConfigError(
+            'task.landmark_size_hw', f'{size_hw}: height and width in pixels, or ()')
     if exercise and movements.find_exercise(exercise, cut.exercises) == '':
         raise ConfigError('task.exercise', f'{exercise!r} is none of {cut.exercises}')
     clean = partial(
         cleaning.clean, min_visibility=min_visibility, max_gap_s=max_gap_s,
         smoothing=smoothing, rate_hz=rate_hz, **SMOOTHING_OPTIONS.get(smoothing, {}))
     find = partial(
-        find_motion, skeleton=layout, rate_hz=rate_hz, max_seconds=max_seconds,
+        find_motion, skeleton=layout, source_hz=float(source_hz),
+        size_hw=size_hw or None, max_seconds=max_seconds,
         video=dict(
             landmarker=landmarker, model=landmark_model, sha256=landmark_sha256,
             cache=cache, max_pixels=max_pixels, mode=landmark_mode,
@@ -114,7 +128,7 @@ def make(
         skeleton=skeleton, steps=steps, parts=tuple(features_of_frames),
         velocities=velocities,
         sequence={k: tuple(v) if isinstance(v, list) else v for k, v in model.items()},
-        dtype=jnp.dtype(dtype), axis_name=axis_name)
+        members=members, dtype=jnp.dtype(dtype), axis_name=axis_name)
     prepare = partial(preprocess, skeleton=layout, exercises=len(cut.exercises))
     augmentations = [features.make_mirror(skeleton=layout)] * bool(mirror)
     for strength, build, option in (
@@ -151,7 +165,9 @@ def make(
             read_recording, find=find, clean=clean, cut=cut, exercise=exercise),
         preprocess=prepare,
         augment=transforms.compose(*augmentations),
-        loss=lambda outputs, batch: LOSSES[loss](outputs, batch['targets']),
+        loss=lambda outputs, batch: jax.vmap(
+            lambda member: LOSSES[loss](member, batch['targets']), in_axes=1,
+        )(outputs).mean(axis=0),
         probabilities=partial(probabilities, gaussian=loss == 'gaussian'),
         views=(transforms.IDENTITY, View(
             partial(features.mirror, skeleton=layout), lambda answer: answer)),
@@ -175,7 +191,10 @@ def make(
             spine_baselines.fit, prepare=prepare, skeleton=layout),
         calibrate=calibrate,
         sections=spine_sections.sections,
-        reading=dict(cut._asdict(), skeleton=skeleton),
+        reading=dict(
+            cut._asdict(), skeleton=skeleton, min_visibility=min_visibility,
+            max_gap_s=max_gap_s, smoothing=smoothing, source_hz=source_hz,
+            landmark_size_hw=size_hw),
         page=PAGE,
     )
 
@@ -186,7 +205,8 @@ def make(
             min_visibility=min_visibility),
             live=partial(
                 spine_live.make_parts, interval=values, skeleton=layout, cut=cut,
-                segment=movements.number_of(exercise, cut.exercises), rate_hz=rate_hz,
+                segment=movements.number_of(exercise, cut.exercises), clean=clean,
+                max_pixels=max_pixels, rate_hz=rate_hz,
                 max_gap_s=max_gap_s, min_visibility=min_visibility,
                 landmarker=dict(
                     kind=landmarker, model=landmark_model, sha256=landmark_sha256,
@@ -194,9 +214,7 @@ def make(
 
     return with_interval(None)._replace(
         calibrated=with_interval,
-        # Of several members the widest: none was fitted to their mean.
-        together=lambda several: with_interval(
-            None if not all(several) else max(several, key=_width)))
+        together=lambda several: with_interval(_join(several)))
 
 
 SMOOTHING_OPTIONS = {
@@ -206,26 +224,29 @@ SMOOTHING_OPTIONS = {
 }
 
 
-def find_motion(path, *, skeleton, rate_hz, max_seconds, video):
+def find_motion(path, *, skeleton, source_hz, size_hw, max_seconds, video):
     """The movement in a video, or in a file of landmarks, as it was found.
 
     Args:
         path: of a video, a folder of frames, or a file of landmarks.
         skeleton: Skeleton.
-        rate_hz: of landmarks without time stamps.
+        source_hz: frames a second of landmarks without time stamps, and of a folder.
+        size_hw: of the picture, for landmarks that are shares of its sides, or None.
         max_seconds: longest recording.
         video: keywords of pose.landmarks.find_landmarks.
 
     Raises:
-        InputError: it can't be read, nobody is in it, or it is a video and the skeleton
-            another than 'blazepose'.
+        InputError: it can't be read, nobody is in it, it is too long, it is of shares
+            and there is no size_hw, or it is a video and the skeleton another than
+            'blazepose'.
         ConfigError: a video, and no model for it, or a wrong one.
     """
     path = Path(path)
     if not path.is_dir() and landmark_files.is_landmarks(path):
-        return landmark_files.read_motion(
+        motion = landmark_files.read_motion(
             path, skeleton=skeleton, max_frames=int(max_seconds * 240),
-            rate_hz=rate_hz)
+            max_seconds=max_seconds, rate_hz=source_hz, size_hw=size_hw)
+        return motion._replace(size_hw=None)  # there are no pictures to draw on
     if skeleton.name != 'blazepose':
         raise InputError(
             path, f'a video gives skeleton blazepose, this model takes {skeleton.name}')
@@ -235,7 +256,7 @@ def find_motion(path, *, skeleton, rate_hz, max_seconds, video):
             '(the README says where there are some)')
     try:
         return landmarks.find_landmarks(
-            path, max_seconds=max_seconds, rate_hz=rate_hz, **video)
+            path, max_seconds=max_seconds, rate_hz=source_hz, **video)
     except InputError as error:
         if error.where != InputError(video['model'], '').where:
             raise
@@ -250,11 +271,13 @@ def read_recording(path, *, case_id, find, clean, cut, exercise):
     """
     path = Path(path)
     files = [path]
-    if path.is_dir() and cut.unit == 'subject':
+    if path.is_dir() and cut.unit == 'subject' and not movements.is_recording(path):
         files = sorted(filter(movements.is_recording, path.iterdir()))
+    names = [movements.find_exercise(file.stem, cut.exercises) or exercise
+             for file in files]
+    movements.check_parts(list(zip(names, files)), cut=cut)
     parts = []
-    for file in files:
-        name = movements.find_exercise(file.stem, cut.exercises) or exercise
+    for name, file in zip(names, files):
         motion = find(file)
         parts.append((name, motion, clean(motion), file))
     record = movements.cut_record(
@@ -303,35 +326,51 @@ def begin(source, variables, *, model, prepare, quantile):
         variables: fresh ones.
         model: MotionIndex.
         prepare: preprocess of the task.
-        quantile: 0 for least and greatest values.
+        quantile: 0 for the least and greatest values of all records; others are those
+            of up to 1024 of them, evenly chosen.
     """
     @jax.jit
     def look(batch):
         inputs = model.look(prepare(batch)['inputs'])
         return inputs['features'], inputs['mask']
 
-    # Enough to know the limits of, and little enough to hold.
-    count = min(len(source), 1024)
-    places = np.unique(np.linspace(0, len(source) - 1, count, dtype=int))
-    found = []
-    for place in places:
+    def values_of(place):
         record = source[int(place)]
         values, mask = look({
             name: np.asarray(record[name])[None]
             for name in ('inputs', 'frame_mask', 'segment', 'step_s')})
-        found.append(np.asarray(values[0])[np.asarray(mask[0]) > 0])
-    values = np.concatenate(found)
-    low, high = np.quantile(values, [quantile, 1 - quantile], axis=0)
+        return np.asarray(values[0])[np.asarray(mask[0]) > 0]
+
+    if quantile:
+        count = min(len(source), 1024)  # little enough to hold
+        places = np.unique(np.linspace(0, len(source) - 1, count, dtype=int))
+        low, high = np.quantile(
+            np.concatenate([values_of(place) for place in places]),
+            [quantile, 1 - quantile], axis=0)
+    else:
+        low, high = np.inf, -np.inf
+        for place in range(len(source)):
+            values = values_of(place)
+            low = np.minimum(low, values.min(axis=0))
+            high = np.maximum(high, values.max(axis=0))
     # What never changes says nothing: limits that are equal make it 0.
     high = np.where(high - low > 1e-6, high, low)
     limits = {'low': low.astype(np.float32), 'high': high.astype(np.float32)}
-    return variables | {'limits': {'sequence': limits}}
+    return variables | {'limits': {name: limits for name in model.names}}
 
 
 def probabilities(outputs, *, gaussian):
-    """Outputs [B, 1 or 2] -> index [B] in [0, 1] and its spread [B], 0 if unknown."""
-    spread = jnp.exp(outputs[:, 1]) if gaussian else jnp.zeros(len(outputs))
-    return {'index': jnp.clip(outputs[:, 0], 0.0, 1.0), 'spread': spread}
+    """Outputs [B, members, 1 or 2] -> index [B] in [0, 1] and its spread [B].
+
+    The index is the members' mean; the spread, with Gaussians, that of their mixture,
+    and else 0: unknown.
+    """
+    index = jnp.clip(outputs[..., 0], 0.0, 1.0)
+    mean = index.mean(axis=1)
+    if not gaussian:
+        return {'index': mean, 'spread': jnp.zeros_like(mean)}
+    squares = jnp.exp(2 * outputs[..., 1]) + (index - mean[:, None]) ** 2
+    return {'index': mean, 'spread': jnp.sqrt(squares.mean(axis=1))}
 
 
 def rows(answer, batch):
@@ -379,8 +418,12 @@ def calibrate(rows):
     return values | {'width': float(off[rank - 1]), 'reason': ''}
 
 
-def _width(values):
-    return np.inf if values['width'] is None else values['width']
+def _join(several):
+    """Of several members the widest: none was fitted to their mean."""
+    if not all(several) or len({values['by_spread'] for values in several}) > 1:
+        return None  # a width in spreads and one in indices can't be compared
+    return max(several, key=lambda values: np.inf if values['width'] is None
+               else values['width'])
 
 
 def infer(apply, record, *, batch_size):

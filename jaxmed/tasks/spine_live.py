@@ -16,14 +16,16 @@ class Parts(NamedTuple):
     make_landmarker: Callable[[], Any]
     skeleton: Any
     frames: int
+    clean: Callable  # Motion -> Motion
     rate_hz: float
     max_gap_s: float
     visible_from: float
+    max_pixels: int  # of a frame
 
 
 def make_parts(
-    apply, *, interval, skeleton, cut, segment, rate_hz, max_gap_s, min_visibility,
-    landmarker,
+    apply, *, interval, skeleton, cut, segment, clean, rate_hz, max_gap_s,
+    min_visibility, max_pixels, landmarker,
 ):
     """The parts of a model that looks at windows of real time.
 
@@ -32,7 +34,9 @@ def make_parts(
         interval: of tasks.spine_health.calibrate, or None.
         skeleton, cut: of the task.
         segment: which exercise is done, as in data.movements.
+        clean: pose.cleaning.clean with the task's options, some of which are
         rate_hz, max_gap_s, min_visibility: of the task.
+        max_pixels: of data.videos.open_video.
         landmarker: keywords of pose.landmarks.make_landmarker, and 'kind'.
 
     Returns:
@@ -53,8 +57,6 @@ def make_parts(
         raise ConfigError('task.landmark_model', 'name a .task bundle of BlazePose')
 
     def score(inputs, frame_mask):
-        inputs = inputs.copy()
-        inputs[inputs[..., 3] < min_visibility, :3] = np.nan
         answer = apply({
             'inputs': inputs[None], 'frame_mask': frame_mask[None],
             'segment': np.full((1, len(inputs)), segment, np.int8),
@@ -65,4 +67,4 @@ def make_parts(
 
     return Parts(
         score, lambda: landmarks.make_landmarker(**landmarker), skeleton, cut.frames,
-        rate_hz, max_gap_s, min_visibility)
+        clean, rate_hz, max_gap_s, min_visibility, max_pixels)

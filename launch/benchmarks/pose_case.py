@@ -15,10 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from jaxmed.errors import InputError
-
 SIZE_HW, RATE_HZ = (1920, 1080), 30.0
-SIZES, LARGE_SIZES = (1, 4, 16), (64, 256)  # of batches; the large on accelerators
+SIZES, LARGE_SIZES = (1, 4, 16), (64, 256)  # of JAX's batches; on accelerators too
 BATCH = 16  # frames that find_landmarks hands over together, as the task asks it to
 FOLLOWED = 16  # frames of one video go one after the other: more in a call gain nothing
 SETTLED = 200  # frames after which memory is watched
@@ -28,7 +26,7 @@ LIVE = dict(  # as launch.live has it
 LIMITS = dict(max_pixels=40_000_000, max_seconds=float('inf'))
 
 
-def measure(config, *, rounds, frames, live_s, sizes=SIZES):
+def measure(config, *, rounds, frames, live_s):
     """Times the video path of the task spine_health.
 
     Args:
@@ -37,7 +35,6 @@ def measure(config, *, rounds, frames, live_s, sizes=SIZES):
         rounds: timed turns of each landmarker, after a first one.
         frames: that memory is watched over, with either landmarker.
         live_s: seconds of the live run.
-        sizes: of JAX's batches.
 
     Returns:
         JSON, {'window', 'video', 'decoding', 'landmarks', 'memory', 'live'}, each as
@@ -46,27 +43,38 @@ def measure(config, *, rounds, frames, live_s, sizes=SIZES):
     Raises:
         InputError: a wrong or damaged .task bundle.
     """
-    result = {'window': _run('window', config=config, count=20 * rounds)}
+    reason = _find_obstacle(config['task'])
     with tempfile.TemporaryDirectory() as folder:
         video = f'{folder}/video.mp4'
-        result |= {
+        result = {
             'video': _draw(video),
             'decoding': _run('decoding', video=video, rounds=rounds),
+            'window': _run('window', config=config, count=20 * rounds),
         }
-        if config['task']['skeleton'] != 'blazepose':
-            reason = f'skeleton {config["task"]["skeleton"]} is not a landmarker\'s'
-        elif not config['task']['landmark_model']:
-            reason = 'task.landmark_model names no .task bundle'
-        else:
-            options = {'config': config, 'video': video}
-            return result | {
-                'landmarks': _run('landmarks', **options, rounds=rounds, sizes=sizes),
-                'memory': {
-                    kind: _run('memory', **options, kind=kind, frames=frames)
-                    for kind in ('mediapipe', 'jax')},
-                'live': _run('live', **options, seconds=live_s),
-            }
-    return result | {'left_out': reason}
+        if reason:
+            return result | {'left_out': reason}
+        options = {'config': config, 'video': video}
+        return result | {
+            'landmarks': _run('landmarks', **options, rounds=rounds, sizes=SIZES),
+            'memory': {
+                kind: _run('memory', **options, kind=kind, frames=frames)
+                for kind in ('mediapipe', 'jax')},
+            'live': _run('live', **options, seconds=live_s),
+        }
+
+
+def _find_obstacle(task):
+    """Why videos of a task's config give no landmarks, or ''."""
+    from jaxmed.models import blazepose
+
+    if task['skeleton'] != 'blazepose':
+        return f'skeleton {task["skeleton"]} is not a landmarker\'s'
+    if (task['span'], task['unit']) != ('window', 'video'):
+        return 'a live index needs windows of single videos'
+    if not task['landmark_model']:
+        return 'task.landmark_model names no .task bundle'
+    blazepose.open_bundle(task['landmark_model'], sha256=task['landmark_sha256'])
+    return ''
 
 
 def _run(part, **options):
@@ -78,10 +86,7 @@ def _run(part, **options):
         # An accelerator's memory is mostly taken, by whoever started this.
         env={'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'} | os.environ,
     )
-    answer = json.loads(done.stdout.splitlines()[-1])
-    if 'error' in answer:
-        raise InputError(*answer['error'])
-    return answer
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _draw(path):
@@ -98,12 +103,8 @@ def _draw(path):
 
 
 def main(part, options):
-    """The fresh process: prints a part's answer, or what is wrong, as JSON."""
-    try:
-        answer = PARTS[part](**json.loads(options))
-    except InputError as error:
-        answer = {'error': [error.where, error.reason]}
-    print(json.dumps(answer))
+    """The fresh process: prints a part's answer as JSON."""
+    print(json.dumps(PARTS[part](**json.loads(options))))
 
 
 def time_decoding(video, rounds):
@@ -251,10 +252,14 @@ def time_landmarks(config, video, rounds, sizes):
 
 def _modes(network, pictures):
     """(mode, () -> landmarks) of what BlazePose does with frames."""
+    import numpy as np
+
+    step_s = np.full(len(pictures), 1 / RATE_HZ, np.float32)
+
     def go_on(function, tracks):
         def step():
             nonlocal tracks
-            found, tracks = function(pictures, tracks)
+            found, tracks = function(pictures, tracks, step_s=step_s)
             return found
         return step
 
@@ -283,17 +288,18 @@ def watch_memory(config, video, kind, frames):
     Args:
         config, video: as elsewhere.
         kind: of the landmarker.
-        frames: so many, or up to a batch more.
+        frames: so many, or up to a batch more; two batches at least.
 
     Returns:
-        {'frames'; 'frames_per_s' and 'growth_bytes', resident, the decoder's process in
-        it: the most in later frames less that after 'settled' frames; 'end_bytes', the
-        last less that; 'resident_bytes' then}.
+        {'frames'; 'settled', frames that come before all else; 'frames_per_s';
+        'resident_bytes', about 20 from then to the end, the decoder's process in them;
+        'growth_bytes', the most less the first; 'end_bytes', the last less the first}.
+        A heap that is never handed back grows in steps to what it needs at once.
     """
     from jaxmed.data import videos
     from jaxmed.data.pipeline import Prefetch
 
-    batches = -(-frames // BATCH)
+    batches = max(-(-frames // BATCH), 2)
     settled = min(-(-SETTLED // BATCH), batches // 2)
     resident = []
     with (
@@ -313,8 +319,9 @@ def watch_memory(config, video, kind, frames):
     return {
         'frames': batches * BATCH, 'settled': settled * BATCH,
         'frames_per_s': (batches - settled) * BATCH / seconds,
-        'resident_bytes': resident[0], 'growth_bytes': max(resident) - resident[0],
+        'growth_bytes': max(resident) - resident[0],
         'end_bytes': resident[-1] - resident[0],
+        'resident_bytes': resident[::-(-len(resident) // 20)],
     }
 
 
@@ -346,7 +353,7 @@ def run_live(config, video, seconds):
     ):
         runner = live.Live(
             landmarker, parts.score, skeleton=parts.skeleton, frames=parts.frames,
-            rate_hz=parts.rate_hz, max_gap_s=parts.max_gap_s,
+            rate_hz=parts.rate_hz, clean=parts.clean, max_gap_s=parts.max_gap_s,
             visible_from=parts.visible_from, **LIVE)
         for view in runner.run(
             source, name=video, realtime=True, endless=False, seconds=seconds,
@@ -355,7 +362,7 @@ def run_live(config, video, seconds):
                 resident.append(_resident_bytes())
                 due_s += 1
     return runner.summary() | {
-        'rate_hz': RATE_HZ, 'options': LIVE,
+        'rate_hz': source.rate_hz, 'options': LIVE,
         'growth_bytes': max(resident) - resident[0],
     }
 

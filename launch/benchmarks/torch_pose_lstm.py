@@ -155,7 +155,9 @@ def make(config, inputs, targets):
         targets: float32 [B, ...], of which the first of each is the index.
 
     Returns:
-        {'torch': (train step, forward)} on the first GPU if there is one.
+        {'torch': (train step, forward), 'torch, fillers as frames': (..)} on the first
+        GPU if there is one. The first is the same network, which packs sequences where
+        there are fillers; the second does what is faster and takes them for frames.
     """
     import torch
 
@@ -168,32 +170,37 @@ def make(config, inputs, targets):
         torch.from_numpy(inputs[name]).to(device)
         for name in ('features', 'mask', 'context'))
     y = torch.from_numpy(targets.reshape(len(targets), -1)).to(device)
-    network = build(
-        task['model'], features=x.shape[2], context=context.shape[1]).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-5)
-
-    def apply():
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            return network(x, mask, context)
 
     def wait():
         if device.type == 'cuda':
             torch.cuda.synchronize()
 
-    def train():
-        network.train()
-        optimizer.zero_grad(set_to_none=True)
-        loss(apply(), y, name=task['loss']).backward()
-        optimizer.step()
-        wait()
+    def pair(mask):
+        network = build(
+            task['model'], features=x.shape[2], context=context.shape[1]).to(device)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-5)
 
-    def forward():
-        network.eval()
-        with torch.inference_mode():
-            apply()
-        wait()
+        def apply():
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                return network(x, mask, context)
 
-    return {'torch': (train, forward)}
+        def train():
+            network.train()
+            optimizer.zero_grad(set_to_none=True)
+            loss(apply(), y, name=task['loss']).backward()
+            optimizer.step()
+            wait()
+
+        def forward():
+            network.eval()
+            with torch.inference_mode():
+                apply()
+            wait()
+
+        return train, forward
+
+    return {
+        'torch': pair(mask), 'torch, fillers as frames': pair(torch.ones_like(mask))}
 
 
 def _look(task, movement):
@@ -205,7 +212,8 @@ def _look(task, movement):
     seen = MotionIndex(
         skeleton=task['skeleton'], steps=task['steps'],
         parts=tuple(task['features_of_frames']), velocities=task['velocities'],
-        sequence=task['model'], dtype=np.float32, axis_name=None).look(movement)
+        sequence=task['model'], members=1, dtype=np.float32, axis_name=None,
+    ).look(movement)
     return {name: np.array(value, np.float32) for name, value in seen.items()}
 
 

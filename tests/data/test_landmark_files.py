@@ -13,7 +13,8 @@ from jaxmed.data.landmark_files import read_motion, write_motion
 from jaxmed.errors import InputError
 from jaxmed.pose.skeletons import BLAZEPOSE, KINECT, Motion
 
-OPTIONS = dict(skeleton=KINECT, max_frames=1000, rate_hz=30.0)
+OPTIONS = dict(skeleton=KINECT, max_frames=1000, max_seconds=60.0, rate_hz=30.0)
+PICTURE = dict(skeleton=BLAZEPOSE, size_hw=(480, 640))
 NAMES = BLAZEPOSE.joints
 
 
@@ -146,7 +147,7 @@ def test_tables_that_are_no_landmarks_are_refused(tmp_path, rows):
     blaze(table(), '33 joints, 25 are needed', skeleton=KINECT)
     blaze(table(X_Nose=[0] * 4), "'X_Nose' is there twice")
     blaze(table(time_s=[0, 2, 1, 3]), 'line 4: time does not increase')
-    blaze(table(time_s=[0, 1, '', 3]), 'line 4: time does not increase')
+    blaze(table(time_s=[0, 1, '', 3]), 'line 4: no finite time')
     blaze(table(visibility_nose=[87] * 4), 'visibilities outside 0 to 1')
     blaze(table(), '4 frames, limit 3', max_frames=3)
     path = table()
@@ -286,17 +287,55 @@ def save_json(path, content):
 
 def test_frames_of_json_are_sorted_by_number_and_missing_ones_take_their_time(tmp_path):
     path = save_json(tmp_path / 'a.json', {'positions': frames(10, 2, 1, 3)})
-    found = read(path, skeleton=BLAZEPOSE)
-    np.testing.assert_allclose(found.joints[:, 7, 0], [0.01, 0.02, 0.03, 0.1])
+    found = read(path, **PICTURE)
+    np.testing.assert_allclose(found.joints[:, 7, 0], [6.4, 12.8, 19.2, 64])
     np.testing.assert_allclose(found.time_s, np.array([0, 1, 2, 9]) / 30)
     assert (found.visibility == 1).all() and found.counts['layout'] == 'keraal'
 
 
-def test_shares_of_the_picture_become_pixels_if_its_size_is_told(tmp_path):
+def test_shares_of_the_picture_become_pixels_and_its_depth_a_quarter(tmp_path):
     path = save_json(tmp_path / 'a.json', {'positions': frames(1)})
-    found = read(path, skeleton=BLAZEPOSE, size_hw=(480, 640))
-    np.testing.assert_allclose(found.joints[0, 0], [6.4, 240, -64], rtol=1e-6)
+    found = read(path, **PICTURE)
+    np.testing.assert_allclose(found.joints[0, 0], [6.4, 240, -16], rtol=1e-6)
     assert found.size_hw == (480, 640)
+
+
+def test_shares_of_a_picture_of_unknown_size_are_refused(tmp_path):
+    path = save_json(tmp_path / 'a.json', {'positions': frames(1)})
+    refuse(path, 'set landmark_size_hw', skeleton=BLAZEPOSE)
+
+
+def test_the_size_of_a_picture_leaves_pixels_and_metres_alone(tmp_path, motion):
+    write_motion(tmp_path / 'a.csv', motion)
+    found = read(tmp_path / 'a.csv', **PICTURE)
+    np.testing.assert_array_equal(found.joints, motion.joints)
+    path = save_kimore(tmp_path / 'b.csv', [body(0.5)])
+    metres = read(path, size_hw=(480, 640))
+    np.testing.assert_array_equal(metres.joints, read(path).joints)
+    assert found.size_hw is metres.size_hw is None
+
+
+@pytest.mark.parametrize('times, reason', [
+    (['0', '1', 'inf', '2'], 'line 4: no finite time'),
+    (['nan', '1', '2', '3'], 'line 2: no finite time'),
+    (['', '1', '2', '3'], 'line 2: no finite time'),
+    (['0', '1', '-inf', '2'], 'line 4: no finite time'),
+    (['0', '1', '2', '1e15'], 'from its first frame to its last are 1e+15 s, limit 60'),
+    (['-1e308', '0', '1', '1e308'], 'are inf s, limit 60'),
+    (['0', '33', '67', '100'], 'are 100 s, limit 60 (is its time in seconds?)'),
+])
+def test_time_stamps_that_nobody_filmed_are_refused(tmp_path, rows, times, reason):
+    path = save_named(tmp_path / 'a.csv', rows | {'time_s': times})
+    refuse(path, reason, skeleton=BLAZEPOSE)
+
+
+def test_numbers_of_frames_far_apart_and_too_long_a_recording_are_refused(tmp_path):
+    path = save_json(tmp_path / 'a.json', {'positions': {
+        '0': frames(1)['1.0'], '1e12': frames(1)['1.0']}})
+    refuse(path, 'limit 60', **PICTURE)
+    path = save_kimore(tmp_path / 'b.csv', [body()] * 62)
+    assert read(path, rate_hz=1.0, max_seconds=61.0).time_s[-1] == 61
+    refuse(path, 'are 61 s, limit 60', rate_hz=1.0)
 
 
 def test_joints_that_json_leaves_out_are_unknown(tmp_path):
@@ -306,7 +345,7 @@ def test_joints_that_json_leaves_out_are_unknown(tmp_path):
     positions['3.0'] = {}
     positions['1.0']['Left_eye'] = [0.1, 0.2, 0.3, 0.4]
     path = save_json(tmp_path / 'a.json', {'positions': positions})
-    found = read(path, skeleton=BLAZEPOSE)
+    found = read(path, **PICTURE)
     assert np.isnan(found.joints[:, 0]).all() and np.isnan(found.joints[2]).all()
     assert found.visibility[0, NAMES.index('left_eye')] == np.float32(0.4)
     assert found.counts['frames_nobody'] == 1
@@ -382,5 +421,5 @@ def test_real_single_poses_and_keraal_files_are_read(samples):
     poses = read(samples / 'blazepose/landmarks.csv', skeleton=BLAZEPOSE)
     assert poses.joints.shape == (600, 33, 3) and np.isfinite(poses.joints).all()
     for path in samples.glob('keraal/*.json'):
-        found = read(path, skeleton=BLAZEPOSE)
+        found = read(path, **PICTURE)
         assert len(found.time_s) > 150 and found.counts['frames_nobody'] == 0

@@ -83,11 +83,29 @@ def test_too_short_a_recording_is_refused_by_name():
 @pytest.mark.parametrize('name, exercise', [
     ('S_ID3_Es5', 'es5'), ('p1 touch-toes 2', 'touch toes'),
     ('TOUCH_TOES', 'touch toes'),
-    ('sidewalk', ''), ('walk', 'walk'), ('walk_fast_1', 'walk fast'), ('es', ''),
+    ('sidewalk', ''), ('walk', 'walk'), ('walk 2 m', 'walk'),
+    ('Walk, fast!', 'walk fast'), ('walk_fast_1', 'walk fast'), ('es', ''),
 ])
 def test_exercises_are_found_in_names_of_files(name, exercise):
     known = ('touch toes', 'walk', 'walk fast', 'es5')
     assert movements.find_exercise(name, known) == exercise
+    number = movements.number_of(name, known)
+    assert number == (known.index(exercise) if exercise else len(known))
+
+
+def test_an_exercise_of_this_very_name_goes_before_a_longer_one_in_it():
+    known = ('walk!', 'walk', '?', 'walk ?')
+    assert [movements.find_exercise(name, known) for name in known] == list(known)
+    assert movements.find_exercise('', known) == ''
+
+
+@pytest.mark.parametrize('one, other', [
+    ('walk', 'Walk 2 m'), ('somersault', 'handstand')])
+def test_two_recordings_of_an_exercise_are_no_example_of_one_person(one, other):
+    movements.check_parts([(one, 'ada/1.mp4'), ('jump', 'ada/2.mp4')], cut=CUT)
+    with pytest.raises(InputError, match='2.mp4 shows .* so does 1.mp4') as caught:
+        movements.check_parts([(one, 'ada/1.mp4'), (other, 'ada/2.mp4')], cut=CUT)
+    assert '\n' not in str(caught.value) and 'ada' not in caught.value.reason
 
 
 @pytest.mark.parametrize('changes, field', [
@@ -118,7 +136,8 @@ def read(folder, **changes):
         folder, list_rated=ratings.read_ratings, cut=CUT._replace(**changes),
         read_motion=lambda path: cleaning.clean(
             landmark_files.read_motion(
-                path, skeleton=BLAZEPOSE, max_frames=1000, rate_hz=10.0),
+                path, skeleton=BLAZEPOSE, max_frames=1000, max_seconds=100.0,
+                rate_hz=10.0),
             min_visibility=0.6, max_gap_s=0.5, smoothing='none', rate_hz=10.0))
     records = []
     while True:
@@ -153,6 +172,34 @@ def test_the_recordings_of_a_person_are_one_example_with_the_mean_rating(tmp_pat
     assert len(records) == 4 and records[0]['inputs'].shape == (120, 33, 4)
 
 
+def test_a_person_with_two_recordings_of_an_exercise_is_left_out(tmp_path):
+    write_folder(tmp_path)
+    table = tmp_path / 'ratings.csv'
+    table.write_text(table.read_text().replace('ada,jump', 'ada,walk back'))
+    assert len(read(tmp_path)[0]) == 8
+    with table.open('a') as file:
+        file.write('\ncarl,walk,5.csv.gz,50,G')
+    landmark_files.write_motion(tmp_path / '5.csv.gz', make_motion(50))
+    records, found = read(tmp_path, unit='subject')
+    assert len(records) == 2 and len(found['unprocessable']) == 2
+    reason = found['unprocessable'][f'subject-{movements.hash_subject("ada")}']
+    assert reason == (
+        "1.csv.gz shows exercise 'walk', and so does 0.csv.gz of the same person")
+
+
+def test_exercises_that_nobody_knows_are_counted_and_warned_of(tmp_path, caplog):
+    write_folder(tmp_path)
+    table = tmp_path / 'ratings.csv'
+    text = table.read_text().replace('ada,jump', 'ada,hop')
+    table.write_text(text.replace(',walk,', ',walk 2 m,'))
+    records, found = read(tmp_path)
+    assert found['other_exercise'] == 1
+    assert [record['exercise'] for record in records[3:6]] == ['walk', 'other', 'other']
+    warned = [line for line in caplog.messages if 'none of the exercises' in line]
+    assert len(warned) == 1 and warned[0].endswith('touch toes, walk, jump: 1.csv.gz')
+    assert 'ada' not in caplog.text.replace(str(tmp_path), '')
+
+
 def test_no_rating_at_all_is_one_line(tmp_path):
     write_folder(tmp_path)
     table = tmp_path / 'ratings.csv'
@@ -177,6 +224,20 @@ def test_recordings_are_found_below_a_folder(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(InputError, match='neither videos nor'):
         movements.find_recordings(tmp_path / 'empty', unit='video')
+
+
+@pytest.mark.parametrize('name', ['x.MP4', 'x.csv.gz'])
+def test_a_picture_beside_recordings_is_no_recording(tmp_path, name):
+    folder = tmp_path / 'p1'
+    folder.mkdir()
+    for file in ('cover.jpg', name):
+        (folder / file).write_bytes(b'')
+    for path, case in ((folder, 'x'), (tmp_path, 'p1/x')):
+        found = movements.find_recordings(path, unit='video')
+        assert found == [(folder / name, case)]
+    (folder / name).rename(folder / f'._{name}')
+    (folder / 'ratings.csv').write_bytes(b'')
+    assert movements.find_recordings(tmp_path, unit='video') == [(folder, 'p1')]
 
 
 def test_a_compressed_file_is_named_as_an_open_one(tmp_path):

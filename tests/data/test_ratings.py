@@ -86,6 +86,24 @@ def test_one_subject_in_two_given_splits_is_refused(table):
     assert len(ratings.read_ratings(table(f'{head}secret,jump,b.mp4,1,\n'))) == 2
 
 
+def test_one_subject_in_several_spellings_is_one(table):
+    head = 'subject,exercise,video,rating,split\n'
+    found = ratings.read_ratings(table(
+        f'{head}P1,jump,a.mp4,1,\np1,walk,b.mp4,1,\n'
+        'Zo\u00eb,jump,c.mp4,1,\nZOE\u0308,walk,d.mp4,1,\n'))
+    one, again, two, other = (row.subject for row in found)
+    assert one == again and two == other != one
+    refuse(table(f'{head}Secret,jump,a.mp4,1,train\nsecret,jump,b.mp4,1,test\n'),
+           "lines 2 and 3: one subject in two splits, 'train' and 'test'")
+
+
+def test_a_split_that_one_row_states_is_that_of_the_subject(table):
+    found = ratings.read_ratings(table(
+        'subject,exercise,video,rating,split\np,jump,a.mp4,1,\nq,jump,b.mp4,1,\n'
+        'P,walk,c.mp4,,test\np,walk,d.mp4,1,\n'))
+    assert [row.split for row in found] == ['test', '', 'test', 'test']
+
+
 @pytest.fixture
 def kimore(tmp_path):
     def write(rows, files):
@@ -102,9 +120,19 @@ def test_clinical_scores_of_kimore_are_doubled(kimore):
     folder = kimore(['B_ID2,BackPain,1,904,38,12', 'B_ID2,BackPain,5,1,16.25,'],
                     ['B_ID2_Es1.csv.gz', 'B_ID2_Es5.csv.gz', 'notes.txt'])
     assert ratings.read_kimore(folder) == [
-        ('B_ID2', 'es1', folder / 'B_ID2_Es1.csv.gz', 76.0, 'BackPain', ''),
-        ('B_ID2', 'es5', folder / 'B_ID2_Es5.csv.gz', 32.5, 'BackPain', ''),
+        ('b_id2', 'es1', folder / 'B_ID2_Es1.csv.gz', 76.0, 'BackPain', ''),
+        ('b_id2', 'es5', folder / 'B_ID2_Es5.csv.gz', 32.5, 'BackPain', ''),
     ]
+
+
+def test_files_of_kimore_in_two_spellings_are_of_one_subject(kimore):
+    folder = kimore(
+        ['e_id\u00e91,Expert,1,9,40,', 'E_ID\u00c91,Expert,2,9,30,'],
+        ['E_IDE\u03011_Es1.csv.gz', 'e_id\u00e91_es2.csv.gz'])
+    found = ratings.read_kimore(folder)
+    assert {row.subject for row in found} == {'e_id\u00e91'}
+    assert sorted(row.rating for row in found) == [60, 80]
+    assert len({row.subject for row in ratings.read_unrated(folder)}) == 1
 
 
 def test_recordings_without_a_score_are_unrated_and_rows_without_a_file_left_out(
@@ -115,7 +143,7 @@ def test_recordings_without_a_score_are_unrated_and_rows_without_a_file_left_out
         ['A_Es1.csv.gz', 'A_Es3.csv', 'B_Es1.csv.gz'])
     found = ratings.read_kimore(folder)
     assert [(row.subject, row.exercise, row.group) for row in found] == [
-        ('A', 'es1', 'Expert'), ('A', 'es3', 'Expert'), ('B', 'es1', '')]
+        ('a', 'es1', 'Expert'), ('a', 'es3', 'Expert'), ('b', 'es1', '')]
     assert all(math.isnan(row.rating) for row in found)
     assert '3 recordings without a score: A_Es1.csv.gz' in caplog.text
     assert '2 rows without a file: line: 3, 4' in caplog.text
@@ -138,5 +166,5 @@ def test_folders_without_scores_are_lists_of_files(tmp_path):
     for name in ('G3-BP-1.json', 'P_ID1_Es2.csv.gz'):
         (tmp_path / name).write_bytes(b'')
     one, two = ratings.read_unrated(tmp_path)
-    assert one[:3] == ('G3-BP-1', '', tmp_path / 'G3-BP-1.json')
-    assert two[:2] == ('P_ID1', 'es2') and math.isnan(one.rating)
+    assert one[:3] == ('g3-bp-1', '', tmp_path / 'G3-BP-1.json')
+    assert two[:2] == ('p_id1', 'es2') and math.isnan(one.rating)

@@ -3,7 +3,6 @@
 import os
 import struct
 import threading
-import time
 
 import cv2
 import numpy as np
@@ -298,7 +297,7 @@ def test_nothing_is_left_behind(film):
         next(iter(video))
         process = video._stream._process
     assert process.returncode is not None
-    with videos.open_video(path, **LIMITS, newest_only=True, loop=True) as video:
+    with videos.open_video(path, **LIMITS, loop=True) as video:
         next(iter(video))
     assert threading.active_count() == threads
     assert len(os.listdir('/proc/self/fd')) == len(before)
@@ -338,30 +337,6 @@ def test_a_damaged_picture_of_a_folder_is_left_out(folder):
     for name in ('1.png', '3.png'):
         (path / name).write_bytes(b'GIF89a')
     refuse(path, 'not a JPEG', rate_hz=10)
-
-
-def test_newest_only_drops_what_a_slow_reader_misses(film):
-    path = film(frames=20)
-    options = LIMITS | {'newest_only': True}
-    with videos.open_video(path, **options) as video:
-        numbers, begin_s = [], time.monotonic()
-        for frame in video:
-            numbers.append(frame.number)
-            assert time.monotonic() - frame.arrived_s < 0.5
-            time.sleep(0.13)  # three frames go by
-        took_s = time.monotonic() - begin_s
-        counts = video.counts
-    assert numbers == sorted(set(numbers)) and numbers[-1] == 19
-    assert 2 <= len(numbers) <= 10
-    assert counts['frames'] == 20 and counts['frames_dropped'] == 20 - len(numbers)
-    assert took_s > 19 / RATE_HZ - 0.05  # at its own speed
-
-
-def test_newest_only_hands_errors_over(film):
-    with videos.open_video(film(), **LIMITS, newest_only=True) as video:
-        video._stream._process.kill()
-        with pytest.raises(ImageError, match='crashed'):
-            list(video)
 
 
 @pytest.mark.parametrize('kind', ['file', 'folder'])

@@ -24,10 +24,11 @@ FRAMES, EXERCISES = 16, 3
 
 
 def make_model(*, steps=0, parts=('positions',), velocities=False, skeleton='blazepose',
-               **sequence):
+               members=1, **sequence):
     return MotionIndex(
         skeleton=skeleton, steps=steps, parts=parts, velocities=velocities,
-        sequence=SEQUENCE | sequence, dtype=jnp.float32, axis_name=None)
+        sequence=SEQUENCE | sequence, members=members, dtype=jnp.float32,
+        axis_name=None)
 
 
 def make_movement(*, lengths=(FRAMES, 10), skeleton=BLAZEPOSE, step_s=0.1, seed=0):
@@ -125,15 +126,28 @@ def test_it_is_the_sequence_model_of_its_features():
     expected = apply(PoseLSTM(**SEQUENCE, dtype=jnp.float32, axis_name=None),
                      inside, look(model, movement))
     found = apply(model, variables, movement)
-    assert found.shape == (2, 1) and found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.shape == (2, 1, 1) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found[:, 0], expected, atol=1e-6)
+
+
+def test_members_begin_differently_and_each_is_a_sequence_model():
+    model, movement = make_model(members=2, first_index=0.0), make_movement()
+    variables = begin(model, movement)
+    assert model.names == ['sequence', 'sequence2']
+    found = apply(model, variables, movement)
+    assert found.shape == (2, 2, 1)
+    assert np.any(found[:, 0] != found[:, 1])
+    for place, name in enumerate(model.names):
+        inside = {kind: {'sequence': tree[name]} for kind, tree in variables.items()}
+        alone = apply(make_model(first_index=0.0), inside, movement)
+        np.testing.assert_allclose(found[:, place], alone[:, 0], atol=1e-6)
 
 
 def test_a_likelihood_has_a_second_output():
     model, movement = make_model(likelihood='gaussian'), make_movement()
     outputs, _ = jax.eval_shape(lambda: model.init_with_output(
         jax.random.key(0), movement, train=False))
-    assert outputs.shape == (2, 2)
+    assert outputs.shape == (2, 1, 2)
 
 
 def test_padding_and_the_neighbours_in_a_batch_change_no_index():

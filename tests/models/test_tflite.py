@@ -257,6 +257,34 @@ def test_bfloat16_is_near_float32_and_comes_out_as_float32():
     assert 0 < jnp.abs(rough - exact).max() < 0.1
 
 
+def test_products_of_float32_are_exact_wherever_they_are_computed():
+    def precisions(dtype):
+        found = []
+        for name in sorted(NETWORKS):
+            network = tflite.read_network(NETWORKS[name]().bytes(), where=name)
+            graph = jax.make_jaxpr(lambda p, x: network.apply(p, x, dtype=dtype))(
+                network.params, np.zeros((1, *network.input_shape), np.float32))
+            found += [
+                (equation.invars[0].aval.dtype, equation.params['precision'])
+                for equation in equations(graph.jaxpr)
+                if equation.primitive.name in ('dot_general', 'conv_general_dilated')]
+        return found
+
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    found = precisions(jnp.float32)
+    assert len(found) >= 10 and all(precision == highest for _, precision in found)
+    kinds = {(str(kind), precision) for kind, precision in precisions(jnp.bfloat16)}
+    assert kinds == {('bfloat16', None), ('float32', highest)}
+
+
+def equations(jaxpr):
+    """Of a graph and of all graphs within it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
 def refused(change):
     """What is said of a convolution after `change`."""
     writer = conv(0, 1, 3, shape=(1, 9, 8, 5))

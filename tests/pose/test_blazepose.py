@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmed.errors import ConfigError, InputError
+from jaxmed.errors import InputError
 from jaxmed.pose import blazepose
 from jaxmed.pose.blazepose import Regions
 
@@ -89,7 +90,7 @@ def outputs(*people):
 
 def test_boxes_that_overlap_are_one_person_weighed_by_scores():
     boxes, logits = outputs((5, 0.9, (100, 100), 40), (900, 0.6, (105, 100), 50))
-    found = blazepose.find_people(boxes, logits, (448, 448), choice='best')
+    found = blazepose.find_people(boxes, logits, (448, 448))
     assert found.people.tolist() == [1] and found.present.tolist() == [True]
     # (0.9 * 100 + 0.6 * 105) / 1.5 = 102; radius (0.9 * 40 + 0.6 * 50) / 1.5 = 44.
     np.testing.assert_allclose(found.region.centre, [[204, 200]], rtol=1e-5)
@@ -97,27 +98,32 @@ def test_boxes_that_overlap_are_one_person_weighed_by_scores():
     np.testing.assert_allclose(found.score, [0.9], rtol=1e-5)
 
 
-def test_of_two_people_the_largest_or_the_best_is_taken():
+def test_of_two_people_the_largest_is_taken():
     boxes, logits = outputs(
         (5, 0.9, (50, 100), 20), (900, 0.6, (150, 100), 40), (7, 0.4, (200, 9), 90))
-    largest, best = (
-        blazepose.find_people(boxes, logits, (224, 112), choice=choice)
-        for choice in ('largest', 'best'))
-    assert largest.people.tolist() == best.people.tolist() == [2]
+    found = blazepose.find_people(boxes, logits, (224, 112))
+    assert found.people.tolist() == [2]
     # The square is 56 pixels wider than the frame at either side.
-    np.testing.assert_allclose(largest.region.centre, [[94, 100]], rtol=1e-5)
-    np.testing.assert_allclose(best.region.centre, [[-6, 100]], rtol=1e-4)
+    np.testing.assert_allclose(found.region.centre, [[94, 100]], rtol=1e-5)
 
 
 def test_a_poor_guess_is_not_taken_for_being_a_little_larger():
     boxes, logits = outputs((5, 0.9, (50, 100), 40), (900, 0.51, (150, 100), 41))
-    found = blazepose.find_people(boxes, logits, (224, 224), choice='largest')
+    found = blazepose.find_people(boxes, logits, (224, 224))
     np.testing.assert_allclose(found.region.centre, [[50, 100]], rtol=1e-4)
+
+
+def test_points_are_averaged_exactly_wherever_it_is_computed():
+    boxes, logits = outputs((5, 0.9, (50, 100), 40))
+    graph = str(jax.make_jaxpr(
+        lambda *x: blazepose.find_people(*x, (224, 224)))(boxes, logits))
+    products = graph.count('dot_general')
+    assert products and graph.count('precision=(Precision.HIGHEST') == products
 
 
 def test_an_empty_picture_has_nobody():
     boxes, logits = outputs()
-    found = blazepose.find_people(boxes, logits, (224, 224), choice='best')
+    found = blazepose.find_people(boxes, logits, (224, 224))
     assert found.people.tolist() == [0] and found.present.tolist() == [False]
 
 
@@ -318,8 +324,3 @@ def test_a_blank_frame_has_nobody(model):
     found = model.image(np.full((4, 1920, 1080, 3), 127, np.uint8))
     assert not np.any(found['present']) and not np.any(found['people'])
     assert np.isnan(found['joints']).all() and not np.any(found['visibility'])
-
-
-def test_an_unknown_choice_is_refused(bundle):
-    with pytest.raises(ConfigError, match='choice'):
-        blazepose.load(bundle, sha256='', dtype=jnp.float32, choice='nearest')

@@ -114,6 +114,25 @@ def test_nobody_at_all_is_a_motion_without_frames():
         cleaning.check_length(found, min_frames=1, where='a.csv')
 
 
+@pytest.mark.parametrize('joint', [KINECT.hips[0], KINECT.shoulders[1]])
+def test_a_body_without_a_hip_or_a_shoulder_is_not_judged(joint):
+    motion = make_motion(30)
+    motion.joints[5:, joint] = np.nan
+    cleaning.check_length(motion, min_frames=5, where='a.csv')
+    reason = 'a.csv: hips and shoulders are hardly ever visible: in 5 frames'
+    with pytest.raises(InputError, match=reason):
+        cleaning.check_length(motion, min_frames=6, where='a.csv')
+    with pytest.raises(InputError, match='too short'):
+        cleaning.check_length(motion, min_frames=31, where='a.csv')
+
+
+def test_a_face_alone_is_not_judged():
+    motion = make_motion(30)
+    motion.joints[:, np.arange(25) != KINECT.joints.index('Head')] = np.nan
+    with pytest.raises(InputError, match='hips and shoulders are hardly ever visible'):
+        cleaning.check_length(motion, min_frames=1, where='a.csv')
+
+
 def test_too_short_is_told_with_both_numbers():
     cleaning.check_length(make_motion(30), min_frames=30, where='a.csv')
     with pytest.raises(InputError, match='too short: .* in 30 frames, at least 31'):
@@ -293,7 +312,8 @@ def test_real_kimore_is_cleaned_with_little_lost():
         pytest.skip('JAXMED_SAMPLE_DATA is unset')
     folder = Path(os.environ['JAXMED_SAMPLE_DATA'], 'pose/kimore')
     for path in sorted(folder.glob('*_Es5.csv.gz'))[::10]:
-        motion = read_motion(path, skeleton=KINECT, max_frames=5000, rate_hz=30.0)
+        motion = read_motion(path, skeleton=KINECT, max_frames=5000, max_seconds=600.0,
+                             rate_hz=30.0)
         found = clean(motion)
         assert found.counts['joints_unknown_share'] < 0.02
         assert found.counts['joints_jumped_share'] < 0.02

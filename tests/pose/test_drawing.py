@@ -290,6 +290,28 @@ def read(path):
         pictures.append(picture)
 
 
+def paced(times_s, rate_hz=10.0):
+    return list(drawing.pace(
+        zip(times_s, range(len(times_s))), rate_hz=rate_hz))
+
+
+def test_pictures_of_any_times_are_shown_at_their_pace():
+    assert paced([]) == [] and paced([7.0]) == [0]
+    even = np.arange(50) / 10 + 3
+    assert paced(even) == list(range(50))
+    # Stamps that are rounded to milliseconds, or late by less than half a picture.
+    assert paced(np.round(np.arange(50) / 29.97, 3), 29.97) == list(range(50))
+    # 0, 0.1 and 0.5 s: the second stays until the third comes.
+    assert paced([0.0, 0.1, 0.5]) == [0, 1, 1, 1, 1, 2]
+    assert paced([0.0, 0.01, 0.02, 0.1, 0.12]) == [0, 3]
+    assert paced(np.arange(41) / 40) == [0, *range(2, 41, 4)]
+
+
+def test_of_a_long_silence_ten_seconds_are_shown():
+    found = paced([0.0, 3600.0, 3600.1, 3600.2])
+    assert found == [0] * 100 + [1, 2, 3]
+
+
 def test_a_written_video_reads_back_in_order_at_its_rate_with_even_sides(tmp_path):
     path = tmp_path / 'new' / 'walk.mp4'
     assert drawing.write_video(path, frames((45, 63)), rate_hz=12.5) == 3

@@ -198,3 +198,16 @@ def test_parts_that_are_none_are_refused_by_name():
         features.check_parts(('positions', 'smell'))
     with pytest.raises(ConfigError, match='task.features'):
         features.check_parts(())
+
+
+def test_fewer_frames_of_half_known_joints_are_means_of_those_known():
+    raw = make_raw(size=1, frames=10)
+    movement = normalise(raw)
+    ones = jnp.ones_like(movement['joints'])
+    known = movement['known'].at[:, 3:7].set(0)
+    movement |= {'joints': ones * known[..., None], 'known': known}
+    short = features.shorten(movement, steps=5)
+    seen = np.asarray(short['known']) > 0
+    assert seen.any() and not seen.all()
+    np.testing.assert_allclose(np.asarray(short['joints'])[seen], 1, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(short['joints'])[~seen], 0)

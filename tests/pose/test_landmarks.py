@@ -95,11 +95,10 @@ def test_real_landmarks_lie_on_the_person(sample_data, model, clip):
     # Shoulders about 0.4 m apart, hips about 0: metres, and about the hips.
     assert 0.2 < np.linalg.norm(motion.world[0, 11] - motion.world[0, 12]) < 0.5
     assert np.abs(motion.world[:, [23, 24]].mean(axis=1)).max() < 0.02
-    # z times the width, as x: MediaPipe's z is 3.7 times as deep as its own metres
-    # here; times the height it would be 6.5.
+    # z in the scale of x, as in its own metres; MediaPipe's is 3.7 times as deep.
     (wide, _, deep), (wide_m, _, deep_m) = (
         np.ptp(points[0], axis=0) for points in (motion.joints, motion.world))
-    assert 3 < deep / deep_m / (wide / wide_m) < 4.5
+    assert 0.7 < deep / deep_m / (wide / wide_m) < 1.3
     assert np.corrcoef(motion.joints[0, :, 2], motion.world[0, :, 2])[0, 1] > 0.98
     counts = motion.counts
     assert counts['frames'] == 6 and counts['frames_nobody'] == 0
@@ -162,6 +161,20 @@ def test_two_people_are_counted_and_one_is_followed(
     assert motion.counts['frames_several_people'] >= 4
     middle = motion.joints[:, [11, 12, 23, 24], 0].mean(axis=1)
     assert (middle > 432).all()  # the larger one
+
+
+def test_several_people_are_not_counted_where_nobody_looks_for_them(
+        sample_data, model, clip):
+    counts = find(clip(sample_data), model, max_people=1).counts
+    assert 'frames_several_people' not in counts and counts['frames_nobody'] == 0
+    # BlazePose in JAX asks its detector of every frame in mode 'image' only.
+    for kind, mode, people, counted in (
+        ('mediapipe', 'video', 2, True), ('jax', 'video', 2, False),
+        ('jax', 'image', 1, True),
+    ):
+        with landmarks.make_landmarker(
+                kind, model, **MAKING | dict(mode=mode, max_people=people)) as found:
+            assert found.counts_people == counted
 
 
 def test_a_cached_motion_is_the_same_and_read_without_the_video(

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import white_blood_cell_unet
+from configs import spine_health_lstm, white_blood_cell_unet
 from jaxmed import runs, train
 from jaxmed.data import pipeline
 
@@ -29,6 +29,22 @@ def make_task(network, side, options):
         store_px=side, input_px=side, dropout=0.0, mirror=False,
         options=config['task']['options'] | options,
     )
+    return runs.make_task(config, axis_name=train.AXIS)
+
+
+def make_movement_task():
+    """A small sequence model with all of its randomness: of four kinds of dropout,
+    batch norm over frames that are there, and every augmentation.
+    """
+    config = spine_health_lstm.get_config('strong').to_dict()
+    # Two exercises of four people, one window each: eight examples.
+    config['task'] |= dict(
+        exercises=('walk', 'jump'), span='whole', frames=12, stride=12, mirror=True,
+        turn_deg=15.0, warp=0.3, noise=0.05, forget=0.5, loss='gaussian',
+        model=config['task']['model'] | dict(
+            embedding=6, hidden=5, dense=4, convolutions=1, norm='batch',
+            bidirectional=False, dropout=0.3, embedding_dropout=0.3,
+            recurrent_dropout=0.3, likelihood='gaussian'))
     return runs.make_task(config, axis_name=train.AXIS)
 
 
@@ -57,8 +73,8 @@ def test_a_batch_of_32_is_learned_by_heart(network, side, options, learning_rate
     make_task('vgg11', 32, {'head_width': 32}),
     # One block a stage: the same parts, compiled in a fifth of the time.
     make_task('resnet50', 64, {'blocks': (1, 1, 1, 1)}),
-    make_task('cnn', 32, {'widths': (8, 16)}),
-], ids=['unet', 'alexnet', 'vgg11', 'resnet50', 'cnn'])
+    make_task('cnn', 32, {'widths': (8, 16)}), make_movement_task(),
+], ids=['unet', 'alexnet', 'vgg11', 'resnet50', 'cnn', 'movement'])
 def test_updates_agree_on_1_2_and_4_devices(task):
     host = pipeline.stack(list(task.phantoms(count=8, seed=0)))
     host['mask'][5:] = 0  # a ragged batch: the last device has fillers only

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxmed.data import movements
+from jaxmed.data import movements, videos
 from jaxmed.data.phantoms import walkers
 from jaxmed.pose import cleaning, drawing
 from jaxmed.pose.skeletons import BLAZEPOSE
@@ -192,6 +192,37 @@ def test_an_annotated_video_has_every_frame_and_the_index_known_by_then(walk, tm
     # A skeleton sits where the joints are: its bones are of these colours.
     for colour in (drawing.LEFT, drawing.RIGHT):
         assert min(count_like(frame, colour) for frame in frames) > 20
+
+
+def test_an_annotated_video_of_variable_rate_keeps_its_pace(
+    walk, tmp_path, monkeypatch
+):
+    path = tmp_path / 'walk.mp4'
+    write_video(path, 40, (202, 302))
+    # The last 20 frames come half as fast: 1.9 s and 4 s.
+    times_s = np.append(np.arange(20), 19 + 2 * np.arange(1, 21)) / 10
+    opened = videos.open_video
+
+    class Late:
+        def __init__(self, *args, **options):
+            self.video = opened(*args, **options)
+            self.rate_hz = self.video.rate_hz
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            self.video.close()
+
+        def __iter__(self):
+            for frame, time_s in zip(self.video, times_s):
+                yield frame._replace(time_s=float(time_s))
+
+    monkeypatch.setattr(videos, 'open_video', Late)
+    record = make_record(walk._replace(size_hw=(202, 302)), walk, path)
+    finding = tell(record, [0.1] * 3, annotate=True)
+    frames, rate_hz = read_video(finding.files['annotated.mp4'], tmp_path)
+    assert rate_hz == pytest.approx(10.0) and len(frames) == 60
 
 
 def test_a_video_is_annotated_on_request_and_landmarks_alone_can_not_be(walk, tmp_path):

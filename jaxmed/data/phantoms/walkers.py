@@ -198,7 +198,7 @@ def draw_subject(*, seed, number, **changes):
         trunk_m=0.288 * trunk, neck_m=0.112, upper_arm_m=0.172 * arms,
         forearm_m=0.146 * arms, shoulder_m=0.104 * shoulders, hip_m=0.060 * hips)
     drawn = Subject(
-        name=f'phantom-{number:05d}', **traits, weak=float(rng.choice([-1, 1])),
+        name=f'phantom-{seed}-{number:05d}', **traits, weak=float(rng.choice([-1, 1])),
         lean_side_deg=float(lean_side),
         lean_forward_deg=float(np.sin(direction) * LEAN_DEG * traits['lean']),
         height_m=height, **{name: float(height * x) for name, x in sizes.items()},

@@ -51,6 +51,7 @@ def test_a_walk_is_a_function_of_seed_number_and_exercise_alone():
     assert few[0].truth == more[1].truth and few[0].subject == more[0].subject
     other = next(walkers.subjects(count=1, seed=4, exercises=('jump',)))
     assert other.truth != few[0].truth
+    assert other.subject != few[0].subject  # the first of another set is another one
 
 
 def test_all_exercises_of_a_subject_have_one_rating():

@@ -1,0 +1,32 @@
+"""A model behind a camera sees what it was trained on, within the task's limits."""
+
+import numpy as np
+
+from configs import spine_health_lstm
+from jaxmed import runs
+from jaxmed.pose import cleaning
+
+
+def test_live_parts_clean_and_are_limited_as_the_task_says():
+    config = spine_health_lstm.get_config().to_dict()
+    config['task'] |= dict(
+        landmark_model='any.task', max_pixels=12_345, frames=20, stride=20,
+        rate_hz=10.0, min_visibility=0.4, max_gap_s=0.3)
+    task = runs.make_task(config, axis_name='batch')
+    seen = []
+
+    def apply(arrays):
+        seen.append(arrays)
+        return {'index': np.float32([0.3]), 'spread': np.float32([0.0])}
+
+    parts = task.live(apply)
+    assert parts.max_pixels == 12_345 and parts.visible_from == 0.4
+    assert parts.clean.func is cleaning.clean
+    assert {name: parts.clean.keywords[name] for name in (
+        'min_visibility', 'max_gap_s', 'rate_hz', 'smoothing')} == dict(
+            min_visibility=0.4, max_gap_s=0.3, rate_hz=10.0, smoothing='none')
+    # A joint that cleaning filled in keeps what it was seen with, and is known.
+    inputs = np.ones((20, 33, 4), np.float32)
+    inputs[3, 5, 3] = 0.1
+    assert parts.score(inputs, np.ones(20, bool)) == (np.float32(0.3), None, None)
+    np.testing.assert_array_equal(seen[0]['inputs'][0], inputs)
