@@ -81,7 +81,8 @@ class Examples:
 
 # The longest first, so that no process is left with one of them in the end.
 LONGEST = ('test_launch', 'test_networks', 'test_train', 'test_chest_xray',
-           'test_benchmark', 'test_pretrained', 'test_search')
+           'test_benchmark', 'test_pretrained', 'test_search', 'test_spine_health',
+           'test_blazepose', 'test_live', 'test_jobs_folds')
 
 
 def pytest_collection_modifyitems(items):
