@@ -42,8 +42,8 @@ def _write(picture, words):
 
 
 def findings(
-    record, answer, *, interval, skeleton, cut, annotate, max_pixels, max_seconds,
-    min_visibility,
+    record, answer, *, interval, skeleton, cut, annotate, source_hz, max_pixels,
+    max_seconds, min_visibility,
 ):
     """What is found in a recording.
 
@@ -53,6 +53,7 @@ def findings(
         interval: of tasks.spine_health.calibrate, or None.
         skeleton, cut: of the task.
         annotate: whether videos are drawn on.
+        source_hz: frames a second of a folder of frames, as it was read with.
         max_pixels, max_seconds: of videos.open_video.
         min_visibility: joints below it are drawn faint.
 
@@ -102,7 +103,7 @@ def findings(
     if annotate and len(found) == 1 and found[0].size_hw is not None:
         files['annotated.mp4'] = _annotate(
             record, found[0], index, spread, interval, skeleton=skeleton,
-            rate_hz=cut.rate_hz, max_pixels=max_pixels, max_seconds=max_seconds,
+            rate_hz=source_hz, max_pixels=max_pixels, max_seconds=max_seconds,
             min_visibility=min_visibility)
     details = {
         'windows_found': windows, 'read': counts,

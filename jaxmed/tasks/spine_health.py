@@ -201,8 +201,8 @@ def make(
     def with_interval(values):
         return task._replace(findings=partial(
             spine_findings.findings, interval=values, skeleton=layout, cut=cut,
-            annotate=annotate, max_pixels=max_pixels, max_seconds=max_seconds,
-            min_visibility=min_visibility),
+            annotate=annotate, source_hz=float(source_hz), max_pixels=max_pixels,
+            max_seconds=max_seconds, min_visibility=min_visibility),
             live=partial(
                 spine_live.make_parts, interval=values, skeleton=layout, cut=cut,
                 segment=movements.number_of(exercise, cut.exercises), clean=clean,

@@ -23,15 +23,15 @@ def build(model, *, features, context):
     from torch import nn
     from torch.nn import functional
 
+    from jaxmed.errors import ConfigError
     from jaxmed.models.pose_lstm import DEVIATIONS, SEEN
 
     slope, pooling, norm = model['slope'], model['pooling'], model['norm']
     width, stride = model['width'], model['stride']
-    for name in ('embedding_dropout', 'recurrent_dropout'):
-        if model.get(name):
-            raise NotImplementedError(name)
-    if norm == 'batch':
-        raise NotImplementedError('a batch norm that knows fillers')
+    if model.get('recurrent_dropout') or norm == 'batch':
+        raise ConfigError(
+            'task.model', 'PyTorch has neither dropout within an LSTM nor a batch norm '
+            'that knows fillers: time it without')
 
     class Network(nn.Module):
         def __init__(self):
@@ -71,6 +71,10 @@ def build(model, *, features, context):
                 x = self.embedding(x)
                 if norm == 'layer':
                     x = self.norms[0](x)
+            # The same units in all frames.
+            x = x * functional.dropout(
+                torch.ones_like(x[:, :1]), model.get('embedding_dropout', 0.0),
+                self.training)
             for number, convolve in enumerate(self.convolutions, start=1):
                 x = x.masked_fill(~real, 0)
                 y = convolve(x.transpose(1, 2)).transpose(1, 2)

@@ -44,7 +44,8 @@ def tell(record, index, *, spread=0.0, interval=None, annotate=False, **options)
         record, {'index': index, 'spread': np.full_like(index, spread)},
         interval=interval, **dict(
             dict(skeleton=BLAZEPOSE, cut=CUT, annotate=annotate, max_pixels=10**6,
-                 max_seconds=60.0, min_visibility=0.6), **options))
+                 max_seconds=60.0, min_visibility=0.6,
+                 source_hz=30.0), **options))
 
 
 def read_png(picture):
