@@ -10,14 +10,13 @@ absent; other columns are ignored.
 """
 
 import os
-import unicodedata
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 
 from jaxmed.data import identity, listings, radiographs, tables
 from jaxmed.data.listings import Listing
-from jaxmed.errors import ImageError, InputError
+from jaxmed.errors import InputError
 
 _PATHS = ('path', 'file', 'filename', 'image')
 _PATIENTS = ('patient_id', 'patientid', 'patient')
@@ -76,7 +75,7 @@ def find_listings(path, *, classes, exclusive, min_per_class):
     }
     files, sides, rows = {}, {}, []
     for line, row in table.rows:
-        file = _find_image(path, row[path_column], line)
+        file = tables.find_file(path, row[path_column], line, folders=False)
         # One file however it is spelled, './a.png' and 'a.png'.
         before = files.setdefault(os.path.normpath(file), line)
         if before != line:
@@ -161,19 +160,6 @@ def _look_up(cell, known, what, path, line):
             path, f'line {line}: {what} is {cell!r}, expected one of '
             f'{", ".join(repr(value) for value in known)}')
     return known[cell]
-
-
-def _find_image(table, name, line):
-    if not name:
-        raise InputError(table, f'line {line}: no path')
-    # A path as it is, with letters composed otherwise, or from Windows.
-    forms = [name, *(unicodedata.normalize(form, name) for form in ('NFC', 'NFD'))]
-    if '\\' in name:
-        forms.append(PureWindowsPath(name).as_posix())
-    for form in forms:
-        if (table.parent / form).is_file():
-            return table.parent / form
-    raise ImageError(table.parent / name, f'absent; {table.name} line {line} lists it')
 
 
 def _case_ids(rows, root):

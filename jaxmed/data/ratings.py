@@ -14,7 +14,7 @@ import math
 import os
 import re
 import unicodedata
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxmed.data import identity, landmark_files, listings, tables
@@ -87,7 +87,7 @@ def read_ratings(path):
             raise InputError(
                 table.path, f'line {line}: split is {cell["split"]!r}, expected one of '
                 f'{", ".join(map(repr, _SPLITS))}')
-        file = _find_file(table.path, cell['video'], line)
+        file = tables.find_file(table.path, cell['video'], line, folders=True)
         # One file however it is spelled, './a.mp4' and 'a.mp4'.
         before = lines.setdefault(os.path.normpath(file), line)
         if before != line:
@@ -221,16 +221,3 @@ def _find_splits(path, rated):
                     path, f'lines {first} and {line}: one subject in two splits, '
                     f'{side!r} and {row.split!r}')
     return {subject: side for subject, (side, _) in sides.items()}
-
-
-def _find_file(table, name, line):
-    if not name:
-        raise InputError(table, f'line {line}: no video')
-    # A path as it is, with letters composed otherwise, or from Windows.
-    forms = [name, *(unicodedata.normalize(form, name) for form in ('NFC', 'NFD'))]
-    if '\\' in name:
-        forms.append(PureWindowsPath(name).as_posix())
-    for form in forms:
-        if os.path.exists(table.parent / form):
-            return table.parent / form
-    raise InputError(table.parent / name, f'absent; {table.name} line {line} lists it')

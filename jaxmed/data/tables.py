@@ -2,9 +2,11 @@
 
 import csv
 import io
+import unicodedata
+from pathlib import PureWindowsPath
 from typing import NamedTuple
 
-from jaxmed.errors import InputError
+from jaxmed.errors import ImageError, InputError
 
 _MARKS = {  # first bytes of encodings that are not UTF-8
     b'\xff\xfe': 'UTF-16', b'\xfe\xff': 'UTF-16', b'PK\x03\x04': 'a spreadsheet',
@@ -98,3 +100,29 @@ def _to_table(path, reader):
     if not rows:
         raise InputError(path, 'column names and no rows')
     return Table(path, columns, rows)
+
+
+def find_file(table, name, line, *, folders):
+    """The file that a cell of a table names, relative to the table.
+
+    Args:
+        table: Path of the table.
+        name: the cell; letters may be composed otherwise than in the file's name, and
+            separators may be those of Windows.
+        line: of the row, for messages.
+        folders: whether it may be a folder.
+
+    Raises:
+        InputError: the cell is empty.
+        ImageError: nothing is there.
+    """
+    if not name:
+        raise InputError(table, f'line {line}: no path')
+    forms = [name, *(unicodedata.normalize(form, name) for form in ('NFC', 'NFD'))]
+    if '\\' in name:
+        forms.append(PureWindowsPath(name).as_posix())
+    for form in forms:
+        path = table.parent / form
+        if path.is_file() or folders and path.is_dir():
+            return path
+    raise ImageError(table.parent / name, f'absent; {table.name} line {line} lists it')

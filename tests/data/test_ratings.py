@@ -70,7 +70,7 @@ def test_rows_that_say_too_little_are_refused(table):
     refuse(table(f'{head},jump,a.mp4,1,\n'), 'line 2: no subject')
     refuse(table(f'{head}unknown,jump,a.mp4,1,\n'), 'line 2: no subject')
     refuse(table(f'{head}secret,,a.mp4,1,\n'), 'line 2: no exercise')
-    refuse(table(f'{head}secret,jump,,1,\n'), 'line 2: no video')
+    refuse(table(f'{head}secret,jump,,1,\n'), 'line 2: no path')
     refuse(table(f'{head}secret,jump,x.mp4,1,\n'), 'absent; ratings.csv line 2')
     refuse(table(f'{head}secret,jump,a.mp4,1,dev\n'), "line 2: split is 'dev'")
     (table('') / 'x').mkdir()
