@@ -121,6 +121,6 @@ class Task(NamedTuple):
     # [(keywords of its make, values of report.summarise)] -> file name -> text
     tabulate: Callable[[Sequence[tuple]], Mapping[str, str]] | None = None
     page: Page | None = None
-    live: Callable[..., Any] | None = None  # (apply) -> what pose.live.Live takes
+    live: Callable[..., Any] | None = None  # (apply) -> spine_live.Parts
     # (file, record, Finding, *, kinds, made_by) -> name -> bytes of a DICOM file
     dicom: Callable[..., Mapping[str, bytes]] | None = None

@@ -15,7 +15,7 @@ import launch
 from jaxmed import runs
 from jaxmed.data import videos
 from jaxmed.errors import ConfigError
-from jaxmed.pose import live
+from jaxmed.pose import player
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run folder.')
 _INPUT = flags.DEFINE_string('input', None, 'Number of a camera, or a video.')
@@ -48,14 +48,11 @@ def main(argv):
             rate_hz=parts.rate_hz, loop=_LOOP.value) as video,
         parts.make_landmarker() as landmarker,
     ):
-        summary = live.play(
-            live.Live(
-                landmarker, parts.score, skeleton=parts.skeleton, frames=parts.frames,
-                buckets=_BUCKETS.value, rate_hz=parts.rate_hz,
-                stride_s=_STRIDE_S.value, clean=parts.clean,
-                max_gap_s=parts.max_gap_s, least_known=0.5,
-                smoothing_s=_SMOOTHING_S.value, max_height=_HEIGHT.value,
-                visible_from=parts.visible_from, stall_s=5.0),
+        summary = player.play(
+            parts.make_live(
+                landmarker, buckets=_BUCKETS.value, stride_s=_STRIDE_S.value,
+                least_known=0.5, smoothing_s=_SMOOTHING_S.value,
+                max_height=_HEIGHT.value, stall_s=5.0),
             video, name=_INPUT.value, realtime=True, endless=camera,
             output=_OUTPUT.value, output_rate_hz=_RATE_HZ.value,
             seconds=_SECONDS.value)

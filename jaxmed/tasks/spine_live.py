@@ -1,25 +1,22 @@
 """A trained model of spine health behind a camera: what pose.live needs of it."""
 
+from functools import partial
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
 from jaxmed.errors import ConfigError
 from jaxmed.pose import landmarks
+from jaxmed.pose.live import Live
 from jaxmed.tasks.spine_findings import bounds
 
 
 class Parts(NamedTuple):
-    """What pose.live.Live takes from a model."""
+    """What a model has to say about a live run."""
 
-    score: Callable  # (inputs [N, J, 4], frame_mask [N]) -> (index, low, high)
+    make_live: Callable[..., Live]  # (landmarker, ...): options that it leaves open
     make_landmarker: Callable[[], Any]
-    skeleton: Any
-    frames: int
-    clean: Callable  # Motion -> Motion
     rate_hz: float
-    max_gap_s: float
-    visible_from: float
     max_pixels: int  # of a frame
 
 
@@ -66,5 +63,7 @@ def make_parts(
                       interval)
 
     return Parts(
-        score, lambda: landmarks.make_landmarker(**landmarker), skeleton, cut.frames,
-        clean, rate_hz, max_gap_s, min_visibility, max_pixels)
+        partial(
+            Live, score=score, skeleton=skeleton, frames=cut.frames, rate_hz=rate_hz,
+            clean=clean, max_gap_s=max_gap_s, visible_from=min_visibility),
+        lambda: landmarks.make_landmarker(**landmarker), rate_hz, max_pixels)

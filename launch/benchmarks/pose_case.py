@@ -341,7 +341,6 @@ def run_live(config, video, seconds):
         'growth_bytes' of memory as in watch_memory, of the second half.
     """
     from jaxmed.data import videos
-    from jaxmed.pose import live
 
     options = config['task'] | {'landmarker': 'mediapipe', 'max_people': 1}
     task, apply = _load(config | {'task': options})
@@ -351,10 +350,7 @@ def run_live(config, video, seconds):
         videos.open_video(video, loop=True, **LIMITS) as source,
         parts.make_landmarker() as landmarker,
     ):
-        runner = live.Live(
-            landmarker, parts.score, skeleton=parts.skeleton, frames=parts.frames,
-            rate_hz=parts.rate_hz, clean=parts.clean, max_gap_s=parts.max_gap_s,
-            visible_from=parts.visible_from, **LIVE)
+        runner = parts.make_live(landmarker, **LIVE)
         for view in runner.run(
             source, name=video, realtime=True, endless=False, seconds=seconds,
         ):

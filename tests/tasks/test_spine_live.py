@@ -20,13 +20,14 @@ def test_live_parts_clean_and_are_limited_as_the_task_says():
         return {'index': np.float32([0.3]), 'spread': np.float32([0.0])}
 
     parts = task.live(apply)
-    assert parts.max_pixels == 12_345 and parts.visible_from == 0.4
-    assert parts.clean.func is cleaning.clean
-    assert {name: parts.clean.keywords[name] for name in (
+    chosen = parts.make_live.keywords
+    assert parts.max_pixels == 12_345 and chosen['visible_from'] == 0.4
+    assert chosen['clean'].func is cleaning.clean
+    assert {name: chosen['clean'].keywords[name] for name in (
         'min_visibility', 'max_gap_s', 'rate_hz', 'smoothing')} == dict(
             min_visibility=0.4, max_gap_s=0.3, rate_hz=10.0, smoothing='none')
     # A joint that cleaning filled in keeps what it was seen with, and is known.
     inputs = np.ones((20, 33, 4), np.float32)
     inputs[3, 5, 3] = 0.1
-    assert parts.score(inputs, np.ones(20, bool)) == (np.float32(0.3), None, None)
+    assert chosen['score'](inputs, np.ones(20, bool)) == (np.float32(0.3), None, None)
     np.testing.assert_array_equal(seen[0]['inputs'][0], inputs)
