@@ -14,6 +14,7 @@ import pytest
 from jaxmed import runs
 from jaxmed.data.phantoms import stick_figures, walkers
 from tests.commands import finish, run, start
+from tests.videos import read_frames
 
 TINY = (
     '--config=configs/spine_health_lstm.py', '--config.task.frames=20',
@@ -58,15 +59,6 @@ def video(tmp_path_factory):
 
 def live(workdir, *flags):
     return run('live', f'--workdir={workdir}', *flags)
-
-
-def read_frames(path):
-    capture, frames = cv2.VideoCapture(str(path)), []
-    while True:
-        found, frame = capture.read()
-        if not found:
-            return frames
-        frames.append(frame[..., ::-1])
 
 
 def told(text):

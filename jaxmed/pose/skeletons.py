@@ -23,6 +23,11 @@ class Skeleton(NamedTuple):
     # picture's plane by 4% and by 6 and 5%.
     depth: bool
 
+    @property
+    def places(self):
+        """Joint -> its number."""
+        return {joint: number for number, joint in enumerate(self.joints)}
+
 
 class Motion(NamedTuple):
     """One person over time.

@@ -8,7 +8,7 @@ import numpy as np
 from jaxmed.errors import ConfigError, InputError
 from jaxmed.pose.skeletons import BLAZEPOSE
 
-_PLACE = {joint: number for number, joint in enumerate(BLAZEPOSE.joints)}
+_PLACE = BLAZEPOSE.places
 _SKINS = ((141, 85, 58), (198, 134, 96), (224, 172, 130), (241, 205, 175))
 _SHIRTS = ((176, 58, 52), (52, 96, 160), (60, 128, 84), (214, 190, 90), (120, 80, 140))
 _TROUSERS = ((44, 52, 78), (70, 70, 74), (96, 84, 66), (34, 34, 38))
