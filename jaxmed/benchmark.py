@@ -21,6 +21,9 @@ import numpy as np
 from jaxmed import predict, progress, train
 from jaxmed.data import pipeline
 
+# Of a turn: the clock of a virtual machine may tick every 4 ms only.
+TURN_S = 0.2
+
 
 def measure(task, optimizer, source, *, batch_size, rounds, workers, start_rivals):
     """Times one task.
@@ -116,12 +119,20 @@ def _interleave(steps, rounds):
     for kind in ('train', 'forward'):
         for turn in range(rounds + 1):  # the first turn warms up
             for name, pair in steps.items():
-                function = pair[kind == 'forward']
-                began = time.perf_counter()
-                function()
+                spent = time_calls(pair[kind == 'forward'], least_s=TURN_S)
                 if turn:
-                    seconds[name][kind].append(time.perf_counter() - began)
+                    seconds[name][kind].append(spent)
     return seconds
+
+
+def time_calls(function, *, least_s):
+    """Mean seconds of as many calls in a row as take `least_s`, at least one."""
+    began, calls, spent = time.perf_counter(), 0, 0.0
+    while not calls or spent < least_s:
+        function()
+        calls += 1
+        spent = time.perf_counter() - began
+    return spent / calls
 
 
 def _pipeline(state, step, key, source, batch_size, rounds, workers):

@@ -127,14 +127,19 @@ def recur(cell, backwards, x, kernel, offset, keep, real):
         real: [T, B, 1] bool; where it is False a frame leaves the states as they are.
 
     Returns:
-        [T, B, H] float32.
+        h of each frame, [T, B, H] float32, and the last one to be read, [B, H].
     """
-    return _recur(
-        cell, backwards, x, kernel, offset, keep, real, differentiate=False)[0][0]
+    every, last, _ = _recur(
+        cell, backwards, x, kernel, offset, keep, real, differentiate=False)
+    return every[0], last
 
 
 def _recur(cell, backwards, x, kernel, offset, keep, real, *, differentiate):
-    """Every state, tuple of [T, B, H], and what is kept, [T, B, shares * H]."""
+    """Every state, tuple of [T, B, H]; the last h; what is kept, [T, B, shares * H].
+
+    The last h is that of the loop, not of the array: where nothing else is asked for,
+    XLA leaves the array out.
+    """
     cell, hidden, steps = CELLS[cell], kernel.shape[0], len(x)
     width = x.shape[-1]
     # Made of the inputs, so that they vary over a mapped axis where those do.
@@ -157,17 +162,18 @@ def _recur(cell, backwards, x, kernel, offset, keep, real, *, differentiate):
         every = tuple(_put(a, place, s) for a, s in zip(every, states))
         return states, every, _put(x, place, kept) if differentiate else x
 
-    _, every, kept = lax.fori_loop(0, steps, read, (begin, every, x))
-    return every, kept
+    last, every, kept = lax.fori_loop(0, steps, read, (begin, every, x))
+    return every, last[0], kept
 
 
 def _recur_forward(cell, backwards, x, kernel, offset, keep, real):
-    every, kept = _recur(
+    every, last, kept = _recur(
         cell, backwards, x, kernel, offset, keep, real, differentiate=True)
-    return every[0], (every, kept, kernel, offset, keep, real)
+    return (every[0], last), (every, kept, kernel, offset, keep, real)
 
 
-def _recur_backward(cell, backwards, residuals, grad):
+def _recur_backward(cell, backwards, residuals, grads):
+    grad, of_last = grads
     every, kept, kernel, offset, keep, real = residuals
     cell, shares = CELLS[cell], len(CELLS[cell].scales)
     first = jnp.zeros_like(every[0][:1])
@@ -190,7 +196,7 @@ def _recur_backward(cell, backwards, residuals, grad):
         return earlier, of_kept
 
     _, of_kept = lax.scan(
-        read, (grad[0] * 0,) * cell.states, (kept, before, real, grad),
+        read, (of_last, *[of_last * 0] * (cell.states - 1)), (kept, before, real, grad),
         reverse=not backwards)
     of_product = cell.of_product(of_kept)
     states = before[0] if keep is None else before[0] * keep
@@ -299,11 +305,11 @@ class Recurrent(nn.Module):
             if train and self.dropout and not self.is_initializing():
                 keep = Dropout(self.dropout, self.axis_name, name=f'dropout{way}')(
                     jnp.ones((inputs.shape[1], self.hidden)), train=True)
-            states = recur(
+            states, final = recur(
                 self.cell, bool(way), x, (recurrent * scales).astype(self.dtype),
                 offset, keep, real)
             every.append(states)
-            last.append(states[0] if way else states[-1])
+            last.append(final)
         return jnp.concatenate(every, axis=-1), jnp.concatenate(last, axis=-1)
 
 
