@@ -92,11 +92,12 @@ def evaluate(
 
     Returns:
         (list of report.Result, name of the data or of a probe -> (cases, rows)).
+        Results of rivals and baselines hold how much the first differs from them.
 
     Raises:
         RecordError: a case comes twice in what is counted together.
     """
-    results, measured = [], {}
+    results, found, measured = [], [], {}
 
     def measure(source_name, part, baselines=None, **options):
         rows = join([
@@ -113,9 +114,13 @@ def evaluate(
         again, counts = np.unique(cases['case_id'], return_counts=True)
         if counts.max() > 1:
             raise RecordError('records', f'case {again[counts.argmax()]} comes twice')
+        found.append(report.measure(
+            cases, task.metrics, resamples=resamples, seed=seed))
         results.append(report.Result(
             source_name, next(iter(data)) if part in rivals else part,
-            report.summarise(cases, task.metrics, resamples=resamples, seed=seed)))
+            report.describe(found[-1]),
+            report.compare(found[0], found[-1], lower_is_better=task.lower_is_better)
+            if part in rivals or baselines else {}))
         return cases, rows
 
     for part in data:

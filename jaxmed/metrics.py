@@ -86,10 +86,25 @@ def bootstrap_interval(rows, metric, *, groups, resamples=1000, seed, level=0.95
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
+    return percentile_interval(
+        resample(rows, metric, groups=groups, resamples=resamples, seed=seed),
+        level=level)
+
+
+def resample(rows, metric, *, groups, resamples, seed):
+    """A metric of patients drawn with replacement, as bootstrap_interval has it.
+
+    The same seed draws the same of as many patients, whatever the rows say of them: of
+    two results on the same cases, values minus values are those of paired differences.
+
+    Returns:
+        [resamples] or [resamples, M]; NaN where undefined. With fewer than two
+        patients there is nothing to draw: [0].
+    """
     groups = np.asarray(groups)
     patients, member = np.unique(groups, return_inverse=True)
     if len(patients) < 2:
-        return float('nan'), float('nan')
+        return np.zeros(0)
     by_patient = np.argsort(member, kind='stable')  # rows, patient after patient
     sizes = np.bincount(member)
     firsts = np.cumsum(sizes) - sizes
@@ -105,9 +120,17 @@ def bootstrap_interval(rows, metric, *, groups, resamples=1000, seed, level=0.95
         # np.take: eight times as fast as column[picked] where there are many columns.
         values.append(metric({
             name: np.take(column, picked, axis=0) for name, column in rows.items()}))
-    values = np.array(values, float)
+    return np.array(values, float)
+
+
+def percentile_interval(values, *, level=0.95):
+    """Bounds of resampled values, [resamples] or [resamples, M], of `resample`.
+
+    Returns:
+        (low, high), floats or [M]; NaN where over half are undefined, or none drawn.
+    """
     bounds = np.full((2, *values.shape[1:]), np.nan)
-    enough = (~np.isnan(values)).sum(axis=0) * 2 >= resamples
+    enough = (~np.isnan(values)).sum(axis=0) * 2 >= max(len(values), 1)
     bounds[:, enough] = np.nanquantile(
         values[:, enough], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return tuple(map(_unwrap, bounds))

@@ -51,6 +51,7 @@ class Result(NamedTuple):
     source: str  # 'this model', 'Otsu threshold', 'paper'
     data: str  # 'test', 'train', 'its own training images'
     values: Mapping[str, Mapping[str, Any]]  # of summarise, or {'value': 0.9}
+    differences: Mapping[str, Mapping[str, Any]] = {}  # of compare: the first's minus
 
 
 class Table(NamedTuple):
@@ -87,8 +88,20 @@ class Section(NamedTuple):
     galleries: Mapping[str, Sequence[Figure]] = {}  # title -> pictures
 
 
-def summarise(cases, metrics, *, resamples, seed):
-    """Each metric over a whole split, with a 95% interval over patients.
+class Measured(NamedTuple):
+    """Metrics over a whole split, and over as many draws of its patients."""
+
+    case_ids: Any  # [N], in order
+    patient_ids: Any  # [N], whose they are
+    metrics: Mapping[str, Any]  # name -> function
+    values: Mapping[str, float]
+    drawn: Mapping[str, Any]  # name -> [resamples], of metrics.resample
+    resamples: int
+    seed: int
+
+
+def measure(cases, metrics, *, resamples, seed):
+    """Each metric over a whole split, and over draws of its patients.
 
     Args:
         cases: Rows, one per case, with 'case_id' and 'patient_id'. Columns of text and
@@ -99,24 +112,82 @@ def summarise(cases, metrics, *, resamples, seed):
         resamples, seed: of the bootstrap.
 
     Returns:
-        name -> {'value', 'low', 'high', 'n_patients', 'n_cases', 'resamples', 'seed',
-        'description'}; NaN where the metric or its interval is undefined.
+        Measured. Results on the same cases have the same draws, in whatever order
+        their cases come.
 
     Raises:
         InputError: there are no cases.
     """
     if not len(cases['case_id']):
         raise InputError('cases', 'there are none to measure')
-    patients, summary = np.asarray(cases['patient_id']), {}
-    cases = {name: column for name, column in cases.items()
-             if np.ndim(column) < 3 and np.asarray(column).dtype.kind not in 'US'}
-    for name, metric in metrics.items():
-        low, high = metric_functions.bootstrap_interval(
-            cases, metric, groups=patients, resamples=resamples, seed=seed)
-        summary[name] = dict(zip(SUMMARY, (
-            float(metric(cases)), float(low), float(high), len(np.unique(patients)),
-            len(patients), resamples, seed, _first_line(metric))))
-    return summary
+    order = np.argsort(cases['case_id'], kind='stable')
+    patients = np.asarray(cases['patient_id'])[order]
+    rows = {
+        name: np.asarray(column)[order] for name, column in cases.items()
+        if np.ndim(column) < 3 and np.asarray(column).dtype.kind not in 'US'}
+    return Measured(
+        np.asarray(cases['case_id'])[order], patients, metrics,
+        {name: float(metric(rows)) for name, metric in metrics.items()},
+        {name: metric_functions.resample(
+            rows, metric, groups=patients, resamples=resamples, seed=seed)
+         for name, metric in metrics.items()}, resamples, seed)
+
+
+def summarise(cases, metrics, *, resamples, seed):
+    """What a report says of each metric of some cases, see measure and describe."""
+    return describe(measure(cases, metrics, resamples=resamples, seed=seed))
+
+
+def describe(measured):
+    """What a report says of each metric: its value, a 95% interval over patients.
+
+    Returns:
+        name -> {'value', 'low', 'high', 'n_patients', 'n_cases', 'resamples', 'seed',
+        'description'}; NaN where the metric or its interval is undefined.
+    """
+    return {name: dict(zip(SUMMARY, (
+        value, *metric_functions.percentile_interval(measured.drawn[name]),
+        len(np.unique(measured.patient_ids)), len(measured.case_ids),
+        measured.resamples, measured.seed, _first_line(measured.metrics[name]),
+    ))) for name, value in measured.values.items()}
+
+
+def compare(measured, other, *, lower_is_better):
+    """Each metric of a result minus that of another on the same cases, paired.
+
+    Both are of the same draws of patients, so what makes a draw hard for both cancels
+    out: their intervals may overlap where that of the difference leaves no doubt.
+
+    Args:
+        measured, other: Measured.
+        lower_is_better: names of metrics.
+
+    Returns:
+        name -> {'value', 'low', 'high', 'lower_is_better', 'verdict'}; NaN where one is
+        undefined. {} where their cases, or whose these are, differ.
+    """
+    if not (np.array_equal(measured.case_ids, other.case_ids)
+            and np.array_equal(measured.patient_ids, other.patient_ids)
+            and (measured.resamples, measured.seed) == (other.resamples, other.seed)):
+        return {}
+    differences = {}
+    for name, value in measured.values.items():
+        low, high = metric_functions.percentile_interval(
+            measured.drawn[name] - other.drawn[name])
+        lower = name in lower_is_better
+        differences[name] = {
+            'value': value - other.values[name], 'low': low, 'high': high,
+            'lower_is_better': lower, 'verdict': _judge(low, high, lower)}
+    return differences
+
+
+def _judge(low, high, lower_is_better):
+    """Whether an interval of a difference holds 0, in words."""
+    if not (_is_finite(low) and _is_finite(high)):
+        return 'interval undefined here'
+    if low <= 0 <= high:
+        return 'holds 0: neither is shown to be better'
+    return f'excludes 0: {"better" if (high < 0) == lower_is_better else "worse"}'
 
 
 def write(folder, *, title, about, results, cases, scores, render, legend, histories,
@@ -180,14 +251,17 @@ def write(folder, *, title, about, results, cases, scores, render, legend, histo
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
                                      trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        show=_show, label=_label, json=lambda fact: json.dumps(_plain(fact), indent=2),
+        show=_show, signed=_show_signed, label=_label,
+        json=lambda fact: json.dumps(_plain(fact), indent=2),
         cell=_cell, picture=_picture, drawing=_drawing,
         paragraphs=lambda text: re.split(r'\n\s*\n', text.strip()))
     environment.tests['finite'] = _is_finite
     template = importlib.resources.files('jaxmed').joinpath('report.html')
     page = environment.from_string(template.read_text(encoding='utf-8')).render(
         context, chart=CHART, main=main, results=results, legend=legend, facts=facts,
-        comparison=_comparison(headline, results), cases=cases, n_cases=len(rows),
+        comparison=_comparison(headline, results), cases=cases,
+        compared=[result for result in results if result.differences],
+        n_cases=len(rows),
         columns=[name for name, column in cases.items() if column.ndim == 1],
         sections=sections, listed=[*order, *np.setdiff1d(rows, order)][:CASES_SHOWN],
         histograms=[_histogram(name, cases, orders[name]) for name in scores],
@@ -244,6 +318,10 @@ def _show(value):
     if value and not 1e-3 <= abs(value) < 1e6:
         return f'{value:.2e}'
     return f'{value:.3f}' if abs(value) < 100 else f'{value:,.1f}'
+
+
+def _show_signed(value):
+    return '+' * (_is_finite(value) and value > 0) + _show(value)
 
 
 def _label(name):

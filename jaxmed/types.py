@@ -90,6 +90,7 @@ class Task(NamedTuple):
     cases: Callable[[Rows], Rows]  # all rows of a split -> one row per case
     scores: Mapping[str, bool]  # columns of cases, each with: higher is better
     metrics: Mapping[str, Callable[[Rows], float]]  # over cases
+    lower_is_better: Sequence[str]  # of these metrics; of the others higher is
     baselines: Mapping[str, Callable[[Batch], Any]]  # raw batch -> probabilities
     render: Callable[[Sequence[Record], Rows], np.ndarray]  # one case -> RGB picture
     # (apply, record, *, batch_size) -> probabilities of a record of any size; None: a

@@ -57,7 +57,7 @@ def make_task(*, dropout=0.0, axis_name='devices', augment=True):
         metrics={
             'closeness': lambda rows: -float(
                 np.mean((rows['prediction'] - rows['target']) ** 2))},
-        baselines={}, render=None, infer=None, findings=None,
+        lower_is_better=(), baselines={}, render=None, infer=None, findings=None,
     )
 
 

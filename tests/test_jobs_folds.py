@@ -125,6 +125,22 @@ def test_baselines_a_rival_and_a_split_at_random_stand_beside(validated):
     assert jobs.LEAK in page and 'RNN' in page and 'phantom-' in page
 
 
+def test_each_of_them_is_compared_with_the_model_case_by_case(validated):
+    workdir, _ = validated
+    first, *others = report_of(workdir)['results']
+    assert not first['differences'] and len(others) == 5
+    for other in others:
+        assert other['differences'].keys() == first['values'].keys()
+        for name, found in other['differences'].items():
+            if found['value'] is not None:
+                assert found['value'] == pytest.approx(
+                    first['values'][name]['value'] - other['values'][name]['value'])
+        mae = other['differences']['mae']
+        assert mae['low'] <= mae['value'] <= mae['high'] and mae['lower_is_better']
+    page = (workdir / 'report' / 'report.html').read_text()
+    assert f'{FOLDED} minus RNN' in page
+
+
 def test_a_split_at_random_has_people_on_both_sides(validated):
     workdir, _ = validated
     sides, tested = {}, []

@@ -169,6 +169,7 @@ def make(
         scores={'certainty': True},
         class_of=_class_of if single else None,
         metrics=scores.make_metrics(exclusive=single),
+        lower_is_better=(),
         baselines={} if single else {
             'always negative': scores.always_negative(len(names)),
         },

@@ -115,6 +115,7 @@ def make(
             'found': partial(found, min_confidence=min_confidence),
             'false_alarms': partial(false_alarms, min_confidence=min_confidence),
         },
+        lower_is_better=('distance_mm', 'false_alarms'),
         baselines={},
         fit_baselines=fit_mean_box,
         render=partial(render, min_confidence=min_confidence),

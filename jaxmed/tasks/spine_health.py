@@ -181,6 +181,7 @@ def make(
             'flag_sensitivity': metrics.flag_sensitivity,
             'flag_specificity': metrics.flag_specificity,
         },
+        lower_is_better=('mae', 'rmse'),
         baselines={},
         render=partial(spine_findings.render, skeleton=layout, cut=cut),
         infer=infer,

@@ -632,7 +632,7 @@ def _trust(cases, rows, found, calibrations, options):
         'the same one on another day, would give another, and a model learns what '
         'they overlook. Of drawn people it is what they were drawn with. The index is '
         f'no diagnosis, and one of {RED_FLAG:g} or less does not rule anything out.'
-        '\n\nIn the table of all metrics, look first whether the model is better than '
+        '\n\nIn the table of differences, look first whether the model is better than '
         'the mean per exercise, ridge regression and gradient boosting, which see '
         'only summaries of the movement, and whether the intervals leave room for '
         'doubt. Where a split at random stands there, the same people are on both '

@@ -136,6 +136,7 @@ def make(
         scores={'certainty': True},
         class_of=class_of,
         metrics=operation.METRICS,
+        lower_is_better=('brier',),
         baselines={},
         render=render,
         infer=infer,

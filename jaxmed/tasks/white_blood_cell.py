@@ -141,6 +141,7 @@ def make(
             'precision': metrics.precision, 'recall': metrics.recall,
             'boundary_f1': metrics.boundary_f1, 'count_error': metrics.count_error,
         },
+        lower_is_better=('count_error',),
         baselines={
             'Otsu on grey': partial(
                 otsu, threshold=cells.otsu, num_classes=num_classes

@@ -309,8 +309,12 @@ def test_training_ends_with_a_report_that_has_baselines_and_what_to_doubt(traine
     names = {'mae', 'rmse', 'spearman', 'r2', 'within_0.05', 'within_0.1', 'flag_auc',
              'flag_sensitivity', 'flag_specificity'}
     assert found['this model', 'test'].keys() == names
+    for result in numbers_of(workdir)['results']:
+        compared = result['source'] != 'this model'
+        assert result['differences'].keys() == (names if compared else set())
     page = (workdir / 'report' / 'report.html').read_text()
-    for words in ('Red flag', 'How far to trust it', 'By exercise', 'Agreement'):
+    for words in ('Red flag', 'How far to trust it', 'By exercise', 'Agreement',
+                  'this model minus ridge'):
         assert words in page
     assert 'phantom-' in page  # cases are named, and people by no more than a hash
     cases = numbers_of(workdir)['cases']
