@@ -1,11 +1,10 @@
 """Runs a function on untrusted files in a process with a memory and a time limit.
 
 A damaged or hostile file can make a library allocate without end, hang or crash; that
-must cost one file and not the run. The process is a clean interpreter, neither forked
-(JAX has threads) nor spawned by multiprocessing (that would run the launcher again),
-and imports only what the function needs. It is kept for the next call and replaced
-when it dies. Answers are JSON and plain arrays, so that a process that a file has
-taken over can't make this one run anything.
+must cost one file and not the run. The process is a clean interpreter and imports only
+what the function needs. It is kept for the next call and replaced when it dies.
+Answers are JSON and plain arrays, so that a process that a file has taken over can't
+make this one run anything.
 """
 
 import atexit
@@ -15,33 +14,27 @@ import json
 import mmap
 import os
 import resource
-import select
 import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 
 from jaxmed import errors
+from jaxmed.data import processes
 
 _HEAD = struct.Struct('<QQ')  # bytes of the answer, bytes of its arrays
 _LONGEST = 1 << 26  # bytes of JSON
 _GRACE = 5  # s; a process whose parent has gone ends itself
 _ALIGNED = 64
 _START_SECONDS = 60
-# Linux counts written private memory; elsewhere there is only the address space.
-_LINUX = sys.platform == 'linux'
-_MEMORY = resource.RLIMIT_DATA if _LINUX else resource.RLIMIT_AS
 _ONE_THREAD = dict.fromkeys((
-    'OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS',
-    'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS',
+    'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS',
 ), '1')
 
 _REMOVALS = 100  # tries, while the function still writes
@@ -129,27 +122,17 @@ def _take():
 
 
 class _Worker:
-    """A process that waits for requests.
-
-    In a session of its own: Ctrl-C in a terminal is for this process alone.
-    """
+    """A process that waits for requests."""
 
     def __init__(self):
         self.channel, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
-            paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-            self.process = subprocess.Popen(
-                [sys.executable, '-c', 'import sys; from jaxmed.data import confined; '
-                 'confined.serve(int(sys.argv[1]))', str(number)],
-                pass_fds=[number], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                env=os.environ | _ONE_THREAD | {
-                    'PYTHONPATH': paths, 'MALLOC_ARENA_MAX': '2',
-                    # Freed arrays go back at once: none lies unused in the heap,
-                    # where the next call could take it without being counted.
-                    'MALLOC_MMAP_THRESHOLD_': str(1 << 20)},
-                start_new_session=True,
-            )
+            self.process = processes.start(
+                'confined', str(number), numbers=[number],
+                # Freed arrays go back at once: none lies unused in the heap, where the
+                # next call could take it without being counted.
+                environment=_ONE_THREAD | {'MALLOC_MMAP_THRESHOLD_': str(1 << 20)})
         try:
             self.channel.settimeout(_START_SECONDS)
             if self.channel.recv(1) != b'+':
@@ -186,16 +169,7 @@ class _Worker:
     def end(self):
         """Ends the process; what ended it, if it was not this."""
         self.channel.close()
-        try:
-            # A crash closes the channel a moment before the process is gone.
-            code = self.process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
-        try:
-            return signal.Signals(-code).name
-        except ValueError:
-            return f'exit code {code}'
+        return processes.end(self.process)
 
 
 def _forget():
@@ -216,13 +190,13 @@ def serve(number):
     """Answers requests until the other side has gone; the process's whole life.
 
     Args:
-        number: file descriptor of the socket.
+        number: file descriptor of the socket, in digits.
     """
-    channel = socket.socket(fileno=number)
-    threading.Thread(target=_end_with, args=(number,), daemon=True).start()
+    channel = socket.socket(fileno=int(number))
+    # Code that holds the interpreter's lock is left to the timer of `_answer`.
+    processes.end_with(channel.fileno(), _remove_scratch)
     channel.sendall(b'+')
-    # What libraries print about files.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    processes.silence()
     while True:
         try:
             length, _ = _HEAD.unpack(_receive(channel, _HEAD.size))
@@ -235,7 +209,7 @@ def serve(number):
         size = sum(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays)
         head = _HEAD.pack(len(text), size)
         if arrays:
-            with _open_memory() as file:
+            with processes.open_memory() as file:
                 for array in arrays:
                     data = memoryview(array.reshape(-1).view(np.uint8))
                     while data:  # a call writes 2 GiB at most
@@ -249,19 +223,11 @@ def serve(number):
         arrays = array = data = None  # not kept until the next request
 
 
-def _end_with(number):
-    """Ends this process, busy or not, when the other side has gone.
-
-    Code that holds the interpreter's lock is left to the timer of `_answer`.
-    """
-    poll = select.poll()
-    poll.register(number, 0)  # hang-ups are always reported
-    poll.poll()
+def _remove_scratch():
     for _ in range(_REMOVALS):
         if not _scratch or not os.path.exists(_scratch):
             break
         shutil.rmtree(_scratch, ignore_errors=True)
-    os._exit(0)
 
 
 def _answer(request, arrays):
@@ -272,12 +238,8 @@ def _answer(request, arrays):
     seconds, memory_bytes = request['seconds'], request['memory_bytes']
     function = _find(request['module'], request['name'])
     before = _held_bytes()
-    soft, hard = resource.getrlimit(_MEMORY)
-    limit = before + memory_bytes
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
     signal.setitimer(signal.ITIMER_REAL, seconds + _GRACE)
-    resource.setrlimit(_MEMORY, (limit, hard))
+    limits = processes.limit_memory(before + memory_bytes)
     try:
         result = function(*request['args'], **request['options'])
         answer = {'result': result}
@@ -289,7 +251,7 @@ def _answer(request, arrays):
     except Exception as error:
         answer = {'failed': f'failed with {_describe(error)}', 'keep': False}
     finally:
-        resource.setrlimit(_MEMORY, (soft, hard))
+        resource.setrlimit(processes.MEMORY, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _scratch = tempfile.tempdir = None
     if 'result' in answer:
@@ -328,13 +290,8 @@ def _held_bytes():
             fields = dict(line.split(':', 1) for line in file)
     except OSError:
         return 0
-    return int(fields['VmData' if _LINUX else 'VmSize'].split()[0]) << 10
-
-
-def _open_memory():
-    if hasattr(os, 'memfd_create'):
-        return open(os.memfd_create('jaxmed'), 'w+b', buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
+    counted = 'VmData' if processes.MEMORY == resource.RLIMIT_DATA else 'VmSize'
+    return int(fields[counted].split()[0]) << 10
 
 
 def _receive(channel, length):

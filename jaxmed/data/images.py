@@ -165,15 +165,23 @@ def find_images(folder, *, suffixes=SUFFIXES, recognise=None):
     return sorted(found)
 
 
-def _read(path, max_pixels, convert):
+def open_file(path):
+    """Opens a file for its bytes.
+
+    Raises:
+        ImageError: there is none, or it can't be opened.
+    """
     try:
         # Opening a named pipe would wait forever for its other end.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageError(path, 'not a file')
-        file = open(path, 'rb')
+        return open(path, 'rb')
     except OSError as error:
         raise ImageError(path, error.strerror) from None
-    with file:
+
+
+def _read(path, max_pixels, convert):
+    with open_file(path) as file:
         start = file.read(8)
         if not start:
             raise ImageError(path, 'empty file')

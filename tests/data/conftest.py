@@ -1,4 +1,4 @@
-"""Pictures and DICOM files made on the spot."""
+"""Pictures, videos and DICOM files made on the spot."""
 
 import struct
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxmed.data.phantoms import radiographs as phantoms
+from tests.data.films import RATE_HZ, picture, write_film
 
 PLAIN, IMPLICIT, BIG = (f'1.2.840.10008.1.2{end}' for end in ('.1', '', '.2'))
 CAPTURE = '1.2.840.10008.5.1.4.1.1.7'
@@ -34,6 +35,27 @@ def save():
         assert done
         path.write_bytes(data.tobytes())
         return path
+
+    return write
+
+
+@pytest.fixture
+def film(tmp_path):
+    """Writes a video of `picture`s and returns its path."""
+    def write(name='film.mp4', frames=20, rate_hz=RATE_HZ):
+        return write_film(tmp_path, name, frames=frames, rate_hz=rate_hz)
+
+    return write
+
+
+@pytest.fixture
+def folder(tmp_path, save):
+    """Writes pictures under the names given, in that order, and returns the folder."""
+    def write(*names, pictures=None):
+        for number, name in enumerate(names):
+            frame = picture(number) if pictures is None else pictures[number]
+            save(tmp_path / 'frames' / name, frame)
+        return tmp_path / 'frames'
 
     return write
 

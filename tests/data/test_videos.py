@@ -1,18 +1,23 @@
-"""A video is upright frames with time stamps; other files are named errors."""
+"""A video is upright frames with time stamps; limits hold, whatever a header says."""
 
-import os
 import struct
-import threading
 
-import cv2
 import numpy as np
 import pytest
 
 from jaxmed.data import videos
 from jaxmed.errors import ImageError
+from tests.data.films import (
+    HEIGHT,
+    LIMITS,
+    RATE_HZ,
+    WIDTH,
+    number_of,
+    picture,
+    read,
+    refuse,
+)
 
-HEIGHT, WIDTH, RATE_HZ = 48, 64, 25
-LIMITS = dict(max_pixels=10**6, max_seconds=60)
 # Of a display matrix (tkhd): how a decoded frame is turned to be upright, and how
 # np.rot90 does the same.
 TURNS = {
@@ -20,59 +25,6 @@ TURNS = {
     180: ((-1, 0, 0, 0, -1, 0, WIDTH, HEIGHT), 2),
     270: ((0, -1, 0, 1, 0, 0, 0, WIDTH), 1),
 }
-
-
-def picture(number):
-    """Red in the upper left corner, brightness tells the number; RGB."""
-    frame = np.full((HEIGHT, WIDTH, 3), 40 + 5 * (number % 42), np.uint8)
-    frame[:16, :16] = 255, 0, 0
-    return frame
-
-
-def number_of(rgb):
-    return round((float(rgb[24:, 24:].mean()) - 38.7) / 5)
-
-
-@pytest.fixture
-def film(tmp_path):
-    """Writes a video of `picture`s and returns its path."""
-    def write(name='film.mp4', frames=20, rate_hz=RATE_HZ):
-        codec = {'.mp4': 'mp4v', '.avi': 'MJPG', '.mkv': 'mp4v', '.mpg': 'mpg1'}
-        path = tmp_path / name
-        writer = cv2.VideoWriter(
-            str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec[path.suffix]),
-            rate_hz, (WIDTH, HEIGHT))
-        assert writer.isOpened()
-        for number in range(frames):
-            writer.write(np.ascontiguousarray(picture(number)[..., ::-1]))
-        writer.release()
-        return path
-
-    return write
-
-
-@pytest.fixture
-def folder(tmp_path, save):
-    """Writes pictures under the names given, in that order, and returns the folder."""
-    def write(*names, pictures=None):
-        for number, name in enumerate(names):
-            frame = picture(number) if pictures is None else pictures[number]
-            save(tmp_path / 'frames' / name, frame)
-        return tmp_path / 'frames'
-
-    return write
-
-
-def read(source, **options):
-    with videos.open_video(source, **(LIMITS | options)) as video:
-        return list(video), video
-
-
-def refuse(source, reason, **options):
-    with pytest.raises(ImageError) as caught:
-        read(source, **options)
-    message = str(caught.value)
-    assert reason in message and '\n' not in message, message
 
 
 def patch(path, name, offset, data):
@@ -195,48 +147,6 @@ def test_a_truncated_file_gives_the_frames_up_to_there(film, name, caplog):
     assert [number_of(f.rgb) for f in frames[:5]] == list(range(5))
 
 
-def test_a_file_without_its_index_is_an_error(film):
-    path = film()
-    path.write_bytes(path.read_bytes()[:800])
-    refuse(path, 'damaged or truncated')
-
-
-def test_what_is_no_video_is_refused(tmp_path, capfd):
-    path = tmp_path / 'film.mp4'
-    refuse(path, 'No such file')
-    path.write_bytes(b'')
-    refuse(path, 'empty file')
-    path.write_text('subject,exercise,video,rating\n' * 50)
-    refuse(path, 'not a video')
-    # A playlist: FFmpeg would open what it names.
-    path.write_text('#EXTM3U\n#EXTINF:1,\n/etc/hostname\n#EXT-X-ENDLIST\n')
-    refuse(path, 'not a video')
-    path.write_bytes(b'\0\0\0\x1cftypisom' + bytes(range(256)) * 4)
-    refuse(path, 'damaged or truncated')
-    pipe = tmp_path / 'pipe.mp4'
-    os.mkfifo(pipe)
-    refuse(pipe, 'not a file')
-    assert capfd.readouterr() == ('', '')
-
-
-def test_a_damaged_video_prints_nothing(film, capfd):
-    path = film()
-    content = bytearray(path.read_bytes())
-    content[content.index(b'mdat') + 500::50] = b'\xff' * len(
-        content[content.index(b'mdat') + 500::50])
-    path.write_bytes(content)
-    try:
-        read(path)
-    except ImageError:
-        pass
-    assert capfd.readouterr() == ('', '')
-
-
-def test_a_camera_that_is_not_there_is_an_error():
-    refuse('97', 'no such camera')
-    refuse(97, 'no such camera')
-
-
 def test_limits_of_the_header_are_checked_before_decoding(film):
     path = film()
     refuse(path, '64 x 48 pixels, limit 3071', max_pixels=HEIGHT * WIDTH - 1)
@@ -254,89 +164,6 @@ def test_a_header_that_lies_about_its_length_does_not_lead_beyond_the_limit(film
             for frame in video:
                 frames.append(frame)
     assert len(frames) == 13  # 0 to 0.48 s
-
-
-def test_any_name_will_do(film):
-    path = film()
-    odd = os.fsencode(path.parent) + b'/http:caf\xe9 %03d.mp4'
-    os.rename(path, odd)
-    assert len(read(os.fsdecode(odd))[0]) == 20
-
-
-def test_a_decoder_that_needs_too_much_memory_is_an_error(film, monkeypatch):
-    monkeypatch.setattr(videos, '_PLAIN_BYTES', 1 << 20)
-    monkeypatch.setattr(videos, '_BYTES_PER_PIXEL', 0)
-    refuse(film(), 'film.mp4: ')
-
-
-def test_a_decoder_that_dies_is_an_error(film):
-    path = film(frames=200)
-    with videos.open_video(path, **LIMITS) as video:
-        frames = iter(video)
-        next(frames)
-        video._stream._process.kill()
-        with pytest.raises(ImageError, match=r'crashed \(SIGKILL\)'):
-            list(frames)
-
-
-def test_a_decoder_that_hangs_is_an_error(film, monkeypatch):
-    monkeypatch.setattr(videos, '_FRAME_S', 0.2)
-    with videos.open_video(film(frames=200), **LIMITS) as video:
-        frames = iter(video)
-        next(frames)
-        os.kill(video._stream._process.pid, 19)  # SIGSTOP
-        with pytest.raises(ImageError, match='hangs'):
-            list(frames)
-
-
-def test_nothing_is_left_behind(film):
-    path = film()
-    read(path)
-    before, threads = os.listdir('/proc/self/fd'), threading.active_count()
-    with videos.open_video(path, **LIMITS) as video:
-        next(iter(video))
-        process = video._stream._process
-    assert process.returncode is not None
-    with videos.open_video(path, **LIMITS, loop=True) as video:
-        next(iter(video))
-    assert threading.active_count() == threads
-    assert len(os.listdir('/proc/self/fd')) == len(before)
-
-
-def test_frames_of_a_folder_are_ordered_by_their_numbers(folder):
-    path = folder('b1 frame2.png', 'b1 frame10.png', 'b1 frame011.png', 'b2 frame1.png')
-    (path / 'notes.txt').write_text('no frame')
-    (path / '.hidden.png').write_text('no frame')
-    frames, video = read(path, rate_hz=10)
-    assert [number_of(frame.rgb) for frame in frames] == [0, 1, 2, 3]
-    np.testing.assert_allclose([f.time_s for f in frames], [0, 0.1, 0.2, 0.3])
-    assert (frames[0].rgb == picture(0)).all()
-    assert video.counts['rate_hz'] == pytest.approx(10)
-
-
-def test_folders_are_refused_for_what_they_lack(folder, tmp_path):
-    path = folder('1.png', '2.png', '3.png')
-    refuse(path, 'None frames a second')
-    refuse(path, '3.0 s, limit 2 s', rate_hz=1, max_seconds=2)
-    refuse(path, 'pixels, limit', rate_hz=1, max_pixels=100)
-    (tmp_path / 'empty').mkdir()
-    refuse(tmp_path / 'empty', 'no frames', rate_hz=10)
-
-
-def test_a_folder_of_pictures_of_two_sizes_is_refused(folder):
-    path = folder('1.png', '2.png', pictures=[picture(0), picture(1)[:, :32]])
-    refuse(path, '32 x 48 pixels in a video of 64 x 48', rate_hz=10)
-
-
-def test_a_damaged_picture_of_a_folder_is_left_out(folder):
-    path = folder('1.png', '2.png', '3.png')
-    (path / '2.png').write_bytes((path / '2.png').read_bytes()[:60])
-    frames, video = read(path, rate_hz=10)
-    np.testing.assert_allclose([frame.time_s for frame in frames], [0, 0.2])
-    assert video.counts['frames_undecodable'] == 1
-    for name in ('1.png', '3.png'):
-        (path / name).write_bytes(b'GIF89a')
-    refuse(path, 'not a JPEG', rate_hz=10)
 
 
 @pytest.mark.parametrize('kind', ['file', 'folder'])
