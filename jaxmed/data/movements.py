@@ -69,7 +69,8 @@ def cut_record(parts, *, cut, case_id, subject, where):
         Record of W windows of T frames: inputs float32 [W, T, J, 4], x, y, z as in
         skeletons.Motion (NaN where unknown) and visibility; frame_mask bool [W, T],
         False on padding, which comes last; segment int8 [W, T], the exercise, or their
-        number where it is none of them; step_s float32 [W] from frame to frame;
+        number where it is none of them; step_s float32 [W, T], from a frame to the
+        next one of its recording, 0 on padding;
         first_s and last_s float32 [W], when a window begins and ends; seen float32
         [W], share of joints that are known; exercise, a text; example_id, case_id,
         patient_id, content_id.
@@ -177,17 +178,19 @@ def _join(pieces, numbers, cut):
     """One example of the windows of one or several exercises, padding last."""
     inputs = np.concatenate([piece[0][piece[1]] for piece in pieces])
     count, fill = len(inputs), cut.length - len(inputs)
-    segment = np.repeat(numbers, [int(piece[1].sum()) for piece in pieces])
+    lengths = [int(piece[1].sum()) for piece in pieces]
+    segment = np.repeat(numbers, lengths)
     blank = np.full((fill, *inputs.shape[1:]), np.nan, np.float32)
     blank[..., 3] = 0
     known = np.isfinite(inputs).all(axis=-1)
-    steps_s = [piece[4] for piece in pieces]
+    # Stretched to a window, each recording has a step of its own.
+    steps_s = np.repeat([piece[4] for piece in pieces], lengths)
     return {
         'inputs': np.concatenate([inputs, blank]).astype(np.float32),
         'frame_mask': np.arange(cut.length) < count,
         'segment': np.pad(
             segment, (0, fill), constant_values=len(cut.exercises)).astype(np.int8),
-        'step_s': np.float32(np.mean(steps_s)),
+        'step_s': np.pad(steps_s, (0, fill)).astype(np.float32),
         'first_s': np.float32(pieces[0][2]), 'last_s': np.float32(pieces[0][3]),
         'seen': np.float32(known.mean()),
     }

@@ -57,7 +57,7 @@ class MotionIndex(nn.Module):
         if self.steps:
             movement = features.shorten(movement, steps=self.steps)
         skeleton = find_skeleton(self.skeleton)
-        seconds = movement['mask'].sum(axis=1) * movement['step_s']
+        seconds = features.seconds_of(movement)
         return {
             'features': features.extract(
                 movement, parts=self.parts, velocities=self.velocities,

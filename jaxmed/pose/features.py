@@ -6,7 +6,9 @@ A movement on the device is a dict, the inputs of models.motion_index:
   root     float32 [B, T, 3]     of the hips' middle, from where it is on the average
   mask     float32 [B, T]        1 for a frame, 0 for padding, which comes last
   segment  float32 [B, T, E]     which exercise a frame is of; all 0 where unknown
-  step_s   float32 [B]           seconds from a frame to the next
+  recording int32 [B, T]         frames of one recording have one number, and follow
+                                 each other; another on padding
+  step_s   float32 [B, T]        seconds from a frame to the next of its recording
 Axes as in pose.skeletons.Motion: x to the picture's right, y down, z away.
 """
 
@@ -30,8 +32,9 @@ def normalise(inputs, frame_mask, segment, step_s, *, skeleton, exercises):
     Args:
         inputs: float32 [B, T, J, 4], x, y, z (NaN where unknown) and visibility.
         frame_mask: bool [B, T].
-        segment: int8 [B, T], the exercise in [0, exercises), or `exercises`: unknown.
-        step_s: float32 [B].
+        segment: int8 [B, T], the exercise in [0, exercises), or `exercises`: unknown;
+            another one in each recording.
+        step_s: float32 [B, T].
         skeleton: pose.skeletons.Skeleton.
         exercises: E.
 
@@ -68,35 +71,46 @@ def normalise(inputs, frame_mask, segment, step_s, *, skeleton, exercises):
     return {
         'joints': joints, 'known': known.astype(jnp.float32), 'root': root,
         'mask': frame_mask.astype(jnp.float32), 'segment': of[..., :exercises],
+        # Known by themselves: which exercise it is may be forgotten, see make_forget.
+        'recording': jnp.where(frame_mask, segment, -1).astype(jnp.int32),
         'step_s': step_s,
     }
+
+
+def seconds_of(movement):
+    """How long movements last, [B]: of several recordings, together."""
+    return (movement['mask'] * movement['step_s']).sum(axis=1)
 
 
 def shorten(movement, *, steps):
     """Fewer frames, each the mean of its neighbours: the paper's 500 or 100.
 
-    Of joints that are unknown in some of them, of the others. Padding stays padding,
-    and so does the duration.
+    Of joints that are unknown in some of them, of the others; of frames of one
+    recording only. Padding stays padding, and so does the duration.
     """
     frames = movement['mask'].shape[1]
     if steps == frames:
         return movement
+    nearest = (2 * np.arange(steps) + 1) * frames // (2 * steps)
+    picked = {name: movement[name][:, nearest]
+              for name in ('mask', 'segment', 'recording', 'step_s')}
+    # [B, steps, T], each row adding up to 1.
+    weights = jax.image.resize(jnp.eye(frames), (steps, frames), 'linear') * (
+        picked['recording'][..., None] == movement['recording'][:, None])
+    weights = weights / weights.sum(axis=-1, keepdims=True)
 
     def resize(x):
-        return jax.image.resize(x, (len(x), steps, *x.shape[2:]), 'linear')
+        return jnp.einsum(
+            'bst,bt...->bs...', weights, x, precision=jax.lax.Precision.HIGHEST)
 
-    mask = (resize(movement['mask']) > 0.5).astype(jnp.float32)
-    segment = jnp.round(resize(movement['segment']))
-    share, there = resize(movement['known']), resize(movement['mask'])
-    known = jnp.round(share)
-    return {
+    share = resize(movement['known'])
+    known = (share > 0.501).astype(jnp.float32)  # no rounding error decides a tie
+    return picked | {
         # What is unknown is 0 already.
         'joints': resize(movement['joints']) * (
             known / jnp.maximum(share, 1e-6))[..., None],
-        'root': resize(movement['root']) * (
-            mask / jnp.maximum(there, 1e-6))[..., None],
-        'known': known, 'mask': mask, 'segment': segment,
-        'step_s': movement['step_s'] * frames / steps,
+        'root': resize(movement['root']), 'known': known,
+        'step_s': picked['step_s'] * frames / steps,
     }
 
 
@@ -115,7 +129,7 @@ def extract(movement, *, parts, velocities, skeleton):
         parts: of PARTS: 'positions' (torso lengths), 'root' (torso lengths), 'angles'
             (radians, skeleton.angles), 'visibility'.
         velocities: whether the change of each of them per second follows, 0 where it
-            is not known; not that of 'visibility'.
+            is not known and from one recording to the next; not that of 'visibility'.
 
     Returns:
         float32 [B, T, F], 0 on padding.
@@ -139,10 +153,11 @@ def extract(movement, *, parts, velocities, skeleton):
     values = values * seen
     columns = [values]
     if velocities:
-        same = (movement['segment'][:, 1:] == movement['segment'][:, :-1]).all(axis=-1)
+        same = movement['recording'][:, 1:] == movement['recording'][:, :-1]
         both = seen[:, 1:] * seen[:, :-1] * same[..., None]
         change = (values[:, 1:] - values[:, :-1]) * both
-        change = change / movement['step_s'][:, None, None]
+        step_s = jnp.where(movement['mask'] > 0, movement['step_s'], 1.0)
+        change = change / step_s[:, 1:, None]
         columns.append(jnp.pad(change, [(0, 0), (1, 0), (0, 0)]))
     if 'visibility' in parts:
         columns.append(known)
@@ -220,7 +235,7 @@ def make_warp(*, strength):
         strength: in [0, 1). Frames move by three sines of up to this amplitude over
             pi (over 1, 2 and 3 half periods, each as much less), so that time never
             runs backwards, and the pace of all is multiplied by exp(strength / 2 * n),
-            n normal.
+            n normal. Recordings of one person are warped alike, each within itself.
     """
 
     def change(key, movement):
@@ -229,11 +244,12 @@ def make_warp(*, strength):
         amplitude = strength * jax.random.uniform(shape, (3,), minval=-1.0) / (
             3 * number * jnp.pi)
         frames = movement['mask'].shape[0]
-        # Of the frames that are there: padding must not come in.
-        count = jnp.maximum(movement['mask'].sum(), 2.0)
-        time = jnp.arange(frames) / (count - 1)
+        # Neither padding nor another recording must come in.
+        first, last = _ends(movement['recording'])
+        count = jnp.maximum(last - first, 1).astype(jnp.float32)
+        time = (jnp.arange(frames) - first) / count
         moved = time + jnp.sin(jnp.pi * time[:, None] * number) @ amplitude
-        place = jnp.clip(jnp.where(time <= 1, moved, 1.0) * (count - 1), 0, count - 1)
+        place = first + jnp.clip(moved * count, 0, last - first)
         low = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, frames - 2)
         share = place - low
 
@@ -244,16 +260,24 @@ def make_warp(*, strength):
         # The frame after the last one counts for nothing where it has no share.
         known = jnp.minimum(movement['known'][low], jnp.where(
             share[:, None] > 0, movement['known'][low + 1], 1.0))
-        nearest = jnp.clip(jnp.round(place).astype(jnp.int32), 0, frames - 1)
         speed = jnp.exp(strength / 2 * jax.random.normal(pace))
         return movement | {
             'joints': sample(movement['joints']) * known[..., None], 'known': known,
             'root': sample(movement['root']),
-            'segment': movement['segment'][nearest],
             'step_s': movement['step_s'] * speed,
         }
 
     return _each(change)
+
+
+def _ends(recording):
+    """The first and the last frame [T] of the recording that each frame is of."""
+    frame = jnp.arange(len(recording))
+    border = recording[1:] != recording[:-1]
+    starts = jnp.pad(border, (1, 0), constant_values=True)
+    stops = jnp.pad(border, (0, 1), constant_values=True)
+    return (jax.lax.cummax(jnp.where(starts, frame, 0)),
+            jax.lax.cummin(jnp.where(stops, frame, len(recording)), reverse=True))
 
 
 def make_noise(*, noise):
@@ -269,7 +293,10 @@ def make_noise(*, noise):
 
 
 def make_forget(*, share):
-    """Some movements don't tell which exercise they are: a file may not, either."""
+    """Some movements don't tell which exercise they are: a file may not, either.
+
+    Where a recording ends and the next begins stays known.
+    """
 
     def change(key, movement):
         keep = 1.0 - jax.random.bernoulli(key, share)

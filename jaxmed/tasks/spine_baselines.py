@@ -102,10 +102,9 @@ def summarise(movement, *, skeleton):
     average = mean(values)
     squares = mean((values - average[:, None]) ** 2)
     far = jnp.float32(1e6)  # padding is neither least nor greatest
-    seconds = movement['mask'].sum(axis=1) * movement['step_s']
     return jnp.concatenate([
         average, jnp.sqrt(squares), jnp.where(mask > 0, values, far).min(axis=1),
         jnp.where(mask > 0, values, -far).max(axis=1), mean(jnp.abs(speeds)),
         jnp.sqrt(mean(speeds ** 2)), movement['segment'].max(axis=1),
-        jnp.log(jnp.maximum(seconds, 0.1))[:, None],
+        jnp.log(jnp.maximum(features.seconds_of(movement), 0.1))[:, None],
     ], axis=-1)

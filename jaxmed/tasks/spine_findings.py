@@ -30,7 +30,7 @@ def render(records, rows, *, skeleton, cut):
 
 def _draw_phases(record, skeleton):
     inputs = record['inputs']
-    time_s = np.arange(len(inputs)) * float(record['step_s'])
+    time_s = np.cumsum(record['step_s']) - record['step_s']
     return drawing.draw_skeleton(
         inputs[..., :3], inputs[..., 3], time_s, skeleton=skeleton, phases=_PHASES,
         size_hw=_STRIP_HW, visible_from=0.5)

@@ -149,7 +149,7 @@ def make(
             'inputs': np.zeros((cut.length, len(layout.joints), 4), np.float32),
             'frame_mask': np.ones(cut.length, bool),
             'segment': np.zeros(cut.length, np.int8),
-            'step_s': np.float32(1 / rate_hz),
+            'step_s': np.full(cut.length, 1 / rate_hz, np.float32),
             'seen': np.float32(1),
             'targets': np.zeros(1, np.float32),
         },

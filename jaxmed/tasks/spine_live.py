@@ -57,7 +57,7 @@ def make_parts(
         answer = apply({
             'inputs': inputs[None], 'frame_mask': frame_mask[None],
             'segment': np.full((1, len(inputs)), segment, np.int8),
-            'step_s': np.full(1, 1 / rate_hz, np.float32),
+            'step_s': np.full((1, len(inputs)), 1 / rate_hz, np.float32),
         })
         return bounds(np.asarray(answer['index'])[0], np.asarray(answer['spread'])[0],
                       interval)

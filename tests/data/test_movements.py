@@ -35,6 +35,7 @@ def test_windows_begin_every_stride_and_the_last_ends_with_the_recording():
     np.testing.assert_allclose(record['first_s'], [0, 2, 4, 5.5])
     np.testing.assert_allclose(record['last_s'], [3.9, 5.9, 7.9, 9.4])
     assert record['frame_mask'].all() and (record['segment'] == 1).all()
+    assert record['step_s'].shape == (4, 40) and record['step_s'].dtype == np.float32
     np.testing.assert_allclose(record['step_s'], 0.1)
 
 
@@ -45,6 +46,7 @@ def test_a_short_recording_is_padded_at_its_end():
     assert np.isnan(record['inputs'][0, 25:, :, :3]).all()
     assert (record['inputs'][0, 25:, :, 3] == 0).all()
     assert (record['segment'][0, 25:] == 3).all()
+    np.testing.assert_allclose(record['step_s'][0], [0.1] * 25 + [0] * 15)
     assert record['last_s'][0] == pytest.approx(2.4)
 
 
@@ -68,6 +70,18 @@ def test_exercises_of_a_person_follow_each_other_in_their_own_order():
         record['inputs'][0, [0, 24, 25, 54], 0, 0], [0, 24, 500, 529])
     np.testing.assert_array_equal(record['frame_mask'][0], np.arange(120) < 55)
     assert record['exercise'] == 'all'
+
+
+def test_each_whole_recording_of_a_person_has_a_step_of_its_own():
+    record = cut(
+        [('jump', make_motion(40)), ('touch toes', make_motion(118)),
+         ('walk', make_motion(79))], unit='subject', span='whole')
+    assert record['step_s'].shape == (1, 120)
+    # Each of 40 frames, from the first to the last: 11.7, 7.8 and 3.9 s.
+    np.testing.assert_allclose(
+        record['step_s'][0], np.repeat([0.3, 0.2, 0.1], 40), rtol=1e-5)
+    alone = cut([('walk', make_motion(79))], unit='subject', span='whole')
+    np.testing.assert_allclose(alone['step_s'][0], [0.2] * 40 + [0] * 80, rtol=1e-5)
 
 
 def test_an_unknown_exercise_is_told_as_such():
@@ -253,4 +267,4 @@ def test_drawn_people_become_windows_that_show_them():
         walk.motion, min_visibility=0.6, max_gap_s=0.5, smoothing='none', rate_hz=10.0)
     record = cut([('walk', clean)])
     assert 0.5 < record['seen'].mean() <= 1
-    assert math.isclose(record['step_s'][0], 0.1, rel_tol=1e-6)
+    assert math.isclose(record['step_s'][0, 0], 0.1, rel_tol=1e-6)

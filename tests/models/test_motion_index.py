@@ -40,7 +40,7 @@ def make_movement(*, lengths=(FRAMES, 10), skeleton=BLAZEPOSE, step_s=0.1, seed=
     inputs[~mask] = np.nan
     return normalise(
         inputs.astype(np.float32), mask, np.where(mask, 1, EXERCISES).astype(np.int8),
-        np.full(len(lengths), step_s, np.float32), skeleton=skeleton.name)
+        np.where(mask, step_s, 0).astype(np.float32), skeleton=skeleton.name)
 
 
 @functools.partial(jax.jit, static_argnames='skeleton')
@@ -109,6 +109,14 @@ def test_the_context_is_the_exercise_and_the_duration_in_the_papers_five_seconds
     context = look(make_model(), make_movement(lengths=(10, 0), step_s=0.5))['context']
     np.testing.assert_allclose(
         context[:, EXERCISES], [0, math.log(0.1 / USUAL_S)], atol=1e-6)
+
+
+def test_the_duration_of_a_person_is_that_of_the_recordings_together():
+    movement = make_movement(lengths=(FRAMES,))
+    movement['step_s'] = jnp.where(jnp.arange(FRAMES) < 6, 0.1, 0.25)[None]
+    context = look(make_model(), movement)['context']
+    np.testing.assert_allclose(
+        context[0, EXERCISES], np.log((6 * 0.1 + 10 * 0.25) / USUAL_S), rtol=1e-5)
 
 
 def test_fewer_steps_last_as_long_as_all_frames_did():

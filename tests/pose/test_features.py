@@ -20,7 +20,24 @@ def make_raw(seed=0, size=2, frames=12, skeleton=KINECT):
         inputs=jnp.array(inputs, jnp.float32),
         frame_mask=jnp.ones((size, frames), bool),
         segment=jnp.zeros((size, frames), jnp.int8),
-        step_s=jnp.full(size, 0.1, jnp.float32))
+        step_s=jnp.full((size, frames), 0.1, jnp.float32))
+
+
+def follow(*recordings):
+    """Those of one person, each of an exercise of its own, as one."""
+    numbered = [raw | {'segment': raw['segment'] + number}
+                for number, raw in enumerate(recordings)]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *numbered)
+
+
+def pad(raw, count):
+    """Movements with so many frames of padding, as records have it."""
+    def fill(x, value):
+        widths = [(0, 0), (0, count)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, widths, constant_values=value)
+
+    return {name: fill(raw[name], value) for name, value in dict(
+        inputs=jnp.nan, frame_mask=False, segment=2, step_s=0.0).items()}
 
 
 def normalise(raw, skeleton=KINECT, exercises=2):
@@ -60,12 +77,7 @@ def test_positions_are_in_torso_lengths_from_the_hips():
 def test_each_exercise_has_its_own_middle_and_scale():
     one, other = make_raw(1, size=1), make_raw(2, size=1)
     far = other['inputs'].at[..., :3].multiply(0.2).at[..., :3].add(1000.0)
-    both = dict(
-        inputs=jnp.concatenate([one['inputs'], far], axis=1),
-        frame_mask=jnp.ones((1, 24), bool),
-        segment=jnp.repeat(jnp.array([[0, 1]], jnp.int8), 12, axis=1),
-        step_s=one['step_s'])
-    together = normalise(both)
+    together = normalise(follow(one, other | {'inputs': far}))
     for start, alone in ((0, one), (12, other)):
         part = slice(start, start + 12)
         for name in ('joints', 'root'):
@@ -116,6 +128,41 @@ def test_velocities_are_changes_a_second():
     np.testing.assert_array_equal(values[:, 0, 3:], 0)
 
 
+def test_each_recording_has_the_velocities_it_has_alone():
+    one, other = make_raw(1), make_raw(2)
+    other['step_s'] = other['step_s'] * 4
+    both = normalise(pad(follow(one, other), 5))
+    columns = extract(both)
+    assert np.isfinite(columns).all()
+    for start, alone in ((0, one), (12, other)):
+        np.testing.assert_allclose(
+            columns[:, start:start + 12], extract(normalise(alone)), atol=1e-3)
+    np.testing.assert_array_equal(columns[:, 24:], 0)
+    np.testing.assert_allclose(
+        features.seconds_of(both), [12 * 0.1 + 12 * 0.4] * 2, rtol=1e-6)
+
+
+def test_a_forgotten_exercise_has_its_borders_still():
+    movement = normalise(follow(make_raw(1), make_raw(2)))
+    keys = jax.random.split(jax.random.key(0), 2)
+    forgotten = features.make_forget(share=1.0)(keys, {'inputs': movement})['inputs']
+    np.testing.assert_array_equal(forgotten['segment'], 0)
+    assert (np.abs(movement['root'][:, 12] - movement['root'][:, 11]) > 1e-3).any()
+    np.testing.assert_array_equal(extract(forgotten), extract(movement))
+    # Nor are frames of two recordings averaged.
+    short = features.shorten(forgotten, steps=8)
+    assert_same(short | {'segment': 0}, features.shorten(
+        movement, steps=8) | {'segment': 0}, 0)
+
+
+def test_an_unknown_exercise_between_others_has_borders():
+    raw = follow(make_raw(1), make_raw(2))
+    raw['segment'] = jnp.where(raw['segment'] == 1, 2, 0)  # of two: unknown
+    velocities = extract(normalise(raw), parts=('root',))[..., 3:]
+    np.testing.assert_array_equal(velocities[:, 12], 0)
+    assert (np.abs(velocities[:, 13]) > 0).any()
+
+
 @pytest.mark.parametrize('skeleton', [KINECT, BLAZEPOSE], ids=['kinect', 'blazepose'])
 def test_a_mirrored_person_mirrored_is_the_first_one(skeleton):
     movement = normalise(make_raw(skeleton=skeleton), skeleton=skeleton)
@@ -139,12 +186,28 @@ def test_fewer_frames_are_means_of_their_neighbours_and_last_as_long():
     movement = normalise(raw)
     short = features.shorten(movement, steps=50)
     assert short['joints'].shape == (2, 50, 25, 3)
+    assert short['step_s'].shape == (2, 50)
     np.testing.assert_allclose(short['step_s'], 0.2)
     np.testing.assert_array_equal(short['mask'].sum(axis=1), 30)
     slope = np.diff(np.asarray(short['root'][0, 5:25, 0])).mean()
     before = np.diff(np.asarray(movement['root'][0, 10:50, 0])).mean()
     assert slope == pytest.approx(2 * before, rel=0.05)
     assert features.shorten(movement, steps=100) is movement
+
+
+def test_recordings_of_a_person_are_shortened_each_by_itself():
+    one, other = make_raw(1, frames=40), make_raw(2, frames=40)
+    other['step_s'] = other['step_s'] * 3
+    together = features.shorten(normalise(pad(follow(one, other), 20)), steps=25)
+    for place, raw in enumerate((one, other)):
+        alone = features.shorten(normalise(raw), steps=10)
+        part = slice(10 * place, 10 * place + 10)
+        for name in ('joints', 'root', 'known', 'mask', 'step_s'):
+            np.testing.assert_allclose(
+                together[name][:, part], alone[name], atol=2e-5, err_msg=name)
+    np.testing.assert_array_equal(together['mask'][:, 20:], 0)
+    np.testing.assert_allclose(
+        features.seconds_of(together), [40 * 0.1 + 40 * 0.3] * 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize('augmentation', [
@@ -191,6 +254,28 @@ def test_warped_time_runs_forward_and_ends_where_it_did():
     np.testing.assert_allclose(path[:, -1], 1, atol=1e-5)
     assert np.abs(path - np.linspace(0, 1, frames)).max() > 0.05
     assert np.ptp(np.asarray(warped['step_s'])) > 0
+
+
+def test_recordings_of_a_person_are_warped_each_within_itself():
+    one, other = make_raw(1, size=6), make_raw(2, size=6, frames=30)
+    keys = jax.random.split(jax.random.key(2), 6)
+
+    def warp(raw):
+        return features.make_warp(strength=0.9)(
+            keys, {'inputs': normalise(raw)})['inputs']
+
+    together = warp(pad(follow(one, other), 9))
+    for start, raw in ((0, one), (12, other)):
+        alone, part = warp(raw), slice(start, start + len(raw['step_s'][0]))
+        assert np.abs(alone['root'] - normalise(raw)['root']).max() > 0.1
+        for name in ('joints', 'root', 'known', 'step_s'):
+            np.testing.assert_allclose(
+                together[name][:, part], alone[name], atol=1e-3, err_msg=name)
+    np.testing.assert_array_equal(together['recording'][0], np.repeat(
+        [0, 1, -1], [12, 30, 9]))
+    # One pace for a person, by which all of it goes faster or slower.
+    pace = np.asarray(together['step_s'][:, :42] / 0.1)
+    np.testing.assert_allclose(pace, np.broadcast_to(pace[:, :1], pace.shape))
 
 
 def test_parts_that_are_none_are_refused_by_name():

@@ -15,7 +15,7 @@ from configs import spine_health_lstm as config
 from jaxmed import runs
 from jaxmed.data import landmark_files, records
 from jaxmed.data.phantoms import stick_figures, walkers
-from jaxmed.errors import ConfigError, InputError
+from jaxmed.errors import ConfigError, InputError, RecordError
 from jaxmed.pose.skeletons import KINECT, Motion
 from jaxmed.tasks import spine_health
 from tests.commands import drain, run, state_of
@@ -283,6 +283,21 @@ def trained(prepared):
 def open_split(folder, split):
     source = records.open_records(folder, split, task=TASK, verify=True)
     return [source[place] for place in range(len(source))]
+
+
+def test_records_of_one_step_for_all_frames_are_refused_by_name(tmp_path):
+    task = make()
+    found = [record | {'step_s': np.float32(0.1)}
+             for record in task.phantoms(count=9, seed=0)]
+    folder = tmp_path / 'records'
+    records.write_records(found, folder, task=TASK, fractions=(1, 0, 0), seed=0)
+    with pytest.raises(RecordError) as caught:
+        records.check_records(
+            records.open_records(folder, 'train', task=TASK, verify=True),
+            task.example, folder=folder)
+    assert str(caught.value) == (
+        f'{folder}: step_s is float32[] in these records, the task needs '
+        'float32[30]; prepare them with the same task options')
 
 
 def test_drawn_people_are_prepared_each_on_one_side(prepared):
