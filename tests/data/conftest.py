@@ -1,4 +1,4 @@
-"""Pictures, videos and DICOM files made on the spot."""
+"""Pictures, videos, movements and DICOM files made on the spot."""
 
 import struct
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxmed.data.phantoms import radiographs as phantoms
+from jaxmed.pose.skeletons import BLAZEPOSE, Motion
 from tests.data.films import RATE_HZ, picture, write_film
 
 PLAIN, IMPLICIT, BIG = (f'1.2.840.10008.1.2{end}' for end in ('.1', '', '.2'))
@@ -58,6 +59,27 @@ def folder(tmp_path, save):
         return tmp_path / 'frames'
 
     return write
+
+
+@pytest.fixture
+def motion():
+    rng = np.random.default_rng(0)
+    joints = rng.normal(size=(4, 33, 3)).astype(np.float32)
+    visibility = rng.uniform(size=(4, 33)).astype(np.float32)
+    joints[1], visibility[1] = np.nan, 0
+    joints[2, 5], visibility[2, 5] = np.nan, 0
+    return Motion(joints, visibility, np.array([0, 1 / 30, 0.1, 1 / 7]), 'blazepose')
+
+
+@pytest.fixture
+def rows(motion):
+    """A named table as columns -> cells."""
+    table = {'time_s': motion.time_s}
+    for joint, name in enumerate(BLAZEPOSE.joints):
+        for axis in range(3):
+            table[f'{"xyz"[axis]}_{name}'] = motion.joints[:, joint, axis]
+        table[f'visibility_{name}'] = motion.visibility[:, joint]
+    return table
 
 
 def element(group, number, kind, value, order='<', explicit=True):

@@ -1,0 +1,90 @@
+"""Columns are found by their names, in any order."""
+
+import numpy as np
+import pytest
+
+from jaxmed.pose.skeletons import BLAZEPOSE, KINECT
+from tests.data.landmark_text import NAMES, read, refuse, save_named
+
+
+def test_columns_may_be_in_any_order_with_any_case_and_others_among_them(
+    tmp_path, motion, rows
+):
+    table = {'Pose ID': ['a', 'b,c', 'd', 'e']} | dict(reversed(rows.items()))
+    table = {
+        name.replace('left_pinky', 'LeftPinky_1').replace('_nose', '_Nose'): cells
+        for name, cells in table.items() if name != 'visibility_right_hip'}
+    table['Pose ID'] = [f'"{cell}"' for cell in table['Pose ID']]
+    found = read(save_named(tmp_path / 'a.csv', table), skeleton=BLAZEPOSE)
+    np.testing.assert_array_equal(found.joints, motion.joints)
+    hip = NAMES.index('right_hip')
+    np.testing.assert_array_equal(found.visibility[:, hip], [1, 0, 1, 1])
+    others = np.arange(33) != hip
+    np.testing.assert_array_equal(
+        found.visibility[:, others], motion.visibility[:, others])
+
+
+def test_without_time_stamps_the_rate_tells_the_time(tmp_path, rows):
+    del rows['time_s']
+    found = read(save_named(tmp_path / 'a.csv', rows), skeleton=BLAZEPOSE, rate_hz=10)
+    np.testing.assert_allclose(found.time_s, [0, 0.1, 0.2, 0.3])
+
+
+def test_time_in_milliseconds_starts_with_the_first_frame(tmp_path, rows):
+    rows = {'Timestamp_ms': [500, 533, 600, 633]} | rows
+    del rows['time_s']
+    found = read(save_named(tmp_path / 'a.csv', rows), skeleton=BLAZEPOSE)
+    np.testing.assert_allclose(found.time_s, [0, 0.033, 0.1, 0.133])
+
+
+def test_an_empty_cell_is_a_joint_that_is_unknown(tmp_path, rows, motion):
+    rows['y_nose'] = ['', *rows['y_nose'][1:]]
+    rows['visibility_left_hip'] = ['', *rows['visibility_left_hip'][1:]]
+    found = read(save_named(tmp_path / 'a.csv', rows), skeleton=BLAZEPOSE)
+    assert np.isnan(found.joints[0, 0]).all() and found.visibility[0, 0] == 0
+    np.testing.assert_array_equal(found.joints[0, 1:], motion.joints[0, 1:])
+    assert found.visibility[0, NAMES.index('left_hip')] == 1  # there, and no word of it
+
+
+def test_tables_that_are_no_landmarks_are_refused(tmp_path, rows):
+    def table(**changes):
+        changed = {k: v for k, v in (rows | changes).items() if v is not None}
+        return save_named(tmp_path / 'a.csv', changed)
+
+    def blaze(path, reason, **options):
+        refuse(path, reason, **({'skeleton': BLAZEPOSE} | options))
+
+    blaze(table(x_nose=[1, 'Miller', 2, 3]), 'line 3: column 2 holds no number')
+    blaze(table(z_nose=None), 'no column z_nose')
+    blaze(table(x_nose=None, y_nose=None, z_nose=None), '32 joints, 33 are needed')
+    blaze(table(x_tail=[0] * 4), '34 joints, 33 are needed')
+    blaze(table(x_nose=None, y_nose=None, z_nose=None, x_tail=[0] * 4), "no joint 'no")
+    blaze(table(), '33 joints, 25 are needed', skeleton=KINECT)
+    blaze(table(X_Nose=[0] * 4), "'X_Nose' is there twice")
+    blaze(table(time_s=[0, 2, 1, 3]), 'line 4: time does not increase')
+    blaze(table(time_s=[0, 1, '', 3]), 'line 4: no finite time')
+    blaze(table(visibility_nose=[87] * 4), 'visibilities outside 0 to 1')
+    blaze(table(), '4 frames, limit 3', max_frames=3)
+    path = table()
+    path.write_text(path.read_text().splitlines()[0])
+    blaze(path, 'names of columns and no frames')
+    path.write_text(table().read_text()[:-30])
+    blaze(path, 'line 5: ')
+    path.write_text(table().read_text().replace(',', ';'))
+    blaze(path, 'separated by semicolons')
+    path.write_text('subject,exercise\na,b\n')
+    blaze(path, 'no columns x_NAME')
+
+
+@pytest.mark.parametrize('times, reason', [
+    (['0', '1', 'inf', '2'], 'line 4: no finite time'),
+    (['nan', '1', '2', '3'], 'line 2: no finite time'),
+    (['', '1', '2', '3'], 'line 2: no finite time'),
+    (['0', '1', '-inf', '2'], 'line 4: no finite time'),
+    (['0', '1', '2', '1e15'], 'from its first frame to its last are 1e+15 s, limit 60'),
+    (['-1e308', '0', '1', '1e308'], 'are inf s, limit 60'),
+    (['0', '33', '67', '100'], 'are 100 s, limit 60 (is its time in seconds?)'),
+])
+def test_time_stamps_that_nobody_filmed_are_refused(tmp_path, rows, times, reason):
+    path = save_named(tmp_path / 'a.csv', rows | {'time_s': times})
+    refuse(path, reason, skeleton=BLAZEPOSE)
