@@ -12,7 +12,6 @@ from jaxmed.data import folds as fold_sets
 from jaxmed.data import pipeline, records
 from jaxmed.errors import ConfigError, InputError, RecordError
 
-RIVALS = 'rivals'  # folder of a run, and section of a config: name -> changes of it
 LEAK = 'split at random'
 
 
@@ -64,6 +63,7 @@ def cross_validate(config, workdir, *, folds, valid, leak, command, interrupt):
     """
     config, workdir = make_absolute(config), Path(workdir)
     task = runs.make_task(config)
+    _make_rivals(config)  # refused before anything is dealt
     folder = runs.records_folder(workdir, config)
     if folds < 2:
         raise ConfigError('--folds', f'{folds}: at least 2')
@@ -85,7 +85,7 @@ def cross_validate(config, workdir, *, folds, valid, leak, command, interrupt):
             progress.LOG.info('%s %d of %d', kind, number + 1, folds)
             own = config | {'data': config['data'] | {'records': str(dealt)}}
             if kind == 'leak':
-                own = own | {RIVALS: {}}
+                own = own | {runs.RIVALS: {}}
             step, others = _train_all(own, place, interrupt)
             if others is None:
                 return measure.Outcome(step, False, [], {})
@@ -102,12 +102,13 @@ def cross_validate(config, workdir, *, folds, valid, leak, command, interrupt):
 def _train_all(config, workdir, interrupt):
     """(step, folders of its rivals by name) of a run; None if it was interrupted."""
     config = make_absolute(config)
-    others = {
-        name: grids.change(
-            config | {RIVALS: {}}, grids.flatten(changes), name=f'rival {name}')
-        for name, changes in config.get(RIVALS, {}).items()}
-    for other in others.values():  # what is wrong with one is told before hours of work
-        runs.make_task(other)
+    others, place = _make_rivals(config), Path(workdir) / runs.RIVALS
+
+    def check():
+        for name, other in others.items():
+            runs.check_config(place / name, other)
+
+    _on_first_process(check)
     result = _train(config, workdir, interrupt)
     folder, found = runs.records_folder(workdir, config), {}
     for name, other in others.items():
@@ -115,9 +116,33 @@ def _train_all(config, workdir, interrupt):
             break
         progress.LOG.info('rival %s', name)
         other['data'] = other['data'] | {'records': str(Path(folder).absolute())}
-        found[name] = Path(workdir) / RIVALS / name
+        found[name] = place / name
         result = _train(other, found[name], interrupt)
     return result.step, found if result.finished else None
+
+
+def _make_rivals(config):
+    """Name -> config of each rival; what is wrong is told before hours of work.
+
+    Raises:
+        ConfigError: a name that is none of a folder or that a report has for something
+            else; changes that do not fit the config, or its task.
+    """
+    config, others = make_absolute(config), {}
+    taken = {*records.SPLITS, measure.MODEL, measure.PAPER, LEAK}
+    for name, changes in config.get(runs.RIVALS, {}).items():
+        if (Path(name).name != name or name.startswith('.') or not name.isprintable()
+                or not 1 <= len(name.encode()) <= 200):
+            raise ConfigError(runs.RIVALS, f'{name!r} can not name a folder')
+        if name.casefold() in taken:
+            raise ConfigError(runs.RIVALS, f'{name!r} is taken')
+        taken.add(name.casefold())
+        others[name] = grids.change(
+            config | {runs.RIVALS: {}}, grids.flatten(changes), name=f'rival {name}')
+        task = runs.make_task(others[name])
+        if name in {*task.baselines, *task.probes}:
+            raise ConfigError(runs.RIVALS, f'{name!r} is taken')
+    return others
 
 
 def _train(config, workdir, interrupt):

@@ -14,6 +14,8 @@ from jaxmed.checkpoint import Checkpoints
 from jaxmed.data import pipeline, records
 from jaxmed.errors import ConfigError, RecordError
 
+MODEL, PAPER = 'this model', 'paper'  # what a report calls them
+
 
 class Outcome(NamedTuple):
     """How a command ended."""
@@ -102,7 +104,7 @@ def evaluate_run(
     results, measured = evaluate.evaluate(
         {name: [(group.tasks, group.members, group.source) for group in parts]
          for name, parts in data.items()},
-        name=f'{len(groups)} folds, each on its own' if pooled else 'this model',
+        name=f'{len(groups)} folds, each on its own' if pooled else MODEL,
         resamples=settings['resamples'], seed=0,
         views=views,
         batch_size=first.config['runtime']['eval_batch_size'],
@@ -112,7 +114,7 @@ def evaluate_run(
     )
     card = first.tasks[0].card
     if card.paper:
-        results.append(report.Result('paper', card.paper_data, {
+        results.append(report.Result(PAPER, card.paper_data, {
             metric: {'value': value} for metric, value in card.paper.items()
         }))
     if jax.process_index():  # all have counted; one writes

@@ -5,6 +5,7 @@
     calibration.json   what was fitted on the validation split afterwards, if anything
     checkpoints/       best and latest
     records/           phantom records, where the config names none
+    rivals/            run folders of what the config's rivals name
     events.*           TensorBoard
     report/            what the evaluation wrote
 """
@@ -26,7 +27,8 @@ from jaxmed.tasks import TASKS
 CONFIG = 'config.json'
 CALIBRATION = 'calibration.json'
 DETECTORS = 'spinal_cord'  # the task whose runs find what another one looks at
-FREE = ('runtime', 'evaluate')  # sections that do not change the parameters
+RIVALS = 'rivals'  # folder of a run, and section of a config: name -> changes of it
+FREE = ('runtime', 'evaluate', RIVALS)  # sections that do not change the parameters
 LOG = logging.getLogger('jaxmed')
 RECORDS = 'data.records'  # may move: their fingerprint is compared, not their place
 

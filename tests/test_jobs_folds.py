@@ -251,23 +251,3 @@ def test_folds_that_can_not_be_are_one_line_and_nothing_is_written(
                      f'--workdir={workdir}')
     assert code == 2 and text.splitlines()[-1].startswith(words), text
     assert not workdir.exists()
-
-
-@pytest.mark.parametrize('change, words', [
-    ({'model': {'size': 3}},
-     "error: grid rival wide: the config has no field 'task.model.size'"),
-    ({'loss': 'hinge'}, "error: task.loss: 'hinge' is none of")], ids=['field', 'loss'])
-def test_a_rival_that_is_none_is_named_before_anything_is_trained(
-    prepared, tmp_path, change, words
-):
-    config, workdir = tmp_path / 'config.py', tmp_path / 'run'
-    config.write_text(
-        'from configs import spine_health_lstm\n\n\n'
-        'def get_config():\n'
-        "    config = spine_health_lstm.get_config('strong')\n"
-        f'    config.rivals.wide = dict(task={change})\n'
-        '    return config\n')
-    code, text = run('train', f'--config={config}', f'--workdir={workdir}',
-                     f'--config.data.records={prepared}')
-    assert code == 2 and text.splitlines()[-1].startswith(words), text
-    assert not workdir.exists()
