@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxmed.errors import ConfigError
-from jaxmed.pose import drawing
 from jaxmed.pose.capture import Capture
+from jaxmed.pose.drawing import draw_pose
 from jaxmed.pose.latencies import Latencies
+from jaxmed.pose.panel import draw_panel
 from jaxmed.pose.running_index import CURVE_POINTS, RunningIndex
 from jaxmed.pose.window import Window
 
@@ -209,13 +210,13 @@ class Live:
     def _draw(self, rgb, pose, text):
         picture = rgb
         if pose is not None:
-            picture = drawing.draw_pose(
+            picture = draw_pose(
                 picture, pose.joints, pose.visibility, skeleton=self._skeleton,
                 visible_from=self._visible_from, hidden='faint')
         index, low, high = self._index.values
         curve = self._index.curve
         span_s = max(self._index.stride_s, 1 / self._rate_hz) * CURVE_POINTS
-        return drawing.draw_panel(
+        return draw_panel(
             picture, index, low=low, high=high, text=text,
             curve=list(zip(*curve)) if curve else ((), ()),
             curve_s=min(span_s, 4 * self._frames / self._rate_hz))

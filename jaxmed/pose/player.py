@@ -8,8 +8,8 @@ import sys
 
 import cv2
 
+from jaxmed.data.video_writing import VideoFile, pace
 from jaxmed.errors import ConfigError, InputError
-from jaxmed.pose import drawing
 
 
 class Stop:
@@ -58,7 +58,7 @@ def play(
 
     Raises:
         ConfigError: a window where there is no screen.
-        InputError: as `Live.run` and drawing.write_video. What was seen before a
+        InputError: as `Live.run` and VideoFile. What was seen before a
             camera vanished is written.
     """
     if output is None:
@@ -125,8 +125,8 @@ def _record(views, output, rate_hz):
         except InputError as error:  # the source's: what was seen is still a video
             failed.append(error)
 
-    with drawing.VideoFile(output, rate_hz=rate_hz) as video:
-        for picture in drawing.pace(
+    with VideoFile(output, rate_hz=rate_hz) as video:
+        for picture in pace(
                 ((view.time_s, view.picture) for view in kept()), rate_hz=rate_hz):
             video.write(picture)
         if failed and not video.frames:

@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxmed.data import videos
+from jaxmed.data import video_writing, videos
 from jaxmed.metrics import RED_FLAG
-from jaxmed.pose import drawing
+from jaxmed.pose import drawing, index_plot, panel
 from jaxmed.types import Finding
 
 _STRIP_HW, _PLOT_HW = (320, 1200), (420, 900)
@@ -136,7 +136,7 @@ def _plot(record, index, spread, interval):
     motion = record['parts'][0][2]
     quality = np.isfinite(motion.joints).all(axis=-1).mean(axis=1)
     index, low, high = _curve(index, spread, interval)
-    return drawing.plot_index(
+    return index_plot.plot_index(
         record['last_s'], index, low, high, quality_time_s=motion.time_s,
         quality=quality, size_hw=_PLOT_HW, title='Spine health index')
 
@@ -165,7 +165,7 @@ def _annotate(
                 visible_from=min_visibility, hidden='faint')
             # What is known by then; before the first window is over, of that one.
             place = max(int(np.searchsorted(ends, frame.time_s, side='right')) - 1, 0)
-            rgb = drawing.draw_panel(
+            rgb = panel.draw_panel(
                 rgb, float(index[place]),
                 low=None if low is None else float(low[place]),
                 high=None if high is None else float(high[place]),
@@ -177,7 +177,7 @@ def _annotate(
         with videos.open_video(
             path, max_pixels=max_pixels, max_seconds=max_seconds, rate_hz=rate_hz
         ) as video:
-            drawing.write_video(
-                target, drawing.pace(pictures(video), rate_hz=video.rate_hz),
+            video_writing.write_video(
+                target, video_writing.pace(pictures(video), rate_hz=video.rate_hz),
                 rate_hz=video.rate_hz)
         return target.read_bytes()

@@ -1,14 +1,15 @@
 """What is told of one movement: index, interval, red flag, quality, pictures."""
 
-import cv2
 import numpy as np
 import pytest
 
 from jaxmed.data import movements, videos
 from jaxmed.data.phantoms import walkers
-from jaxmed.pose import cleaning, drawing
+from jaxmed.data.video_writing import VideoFile
+from jaxmed.pose import cleaning, drawing, panel
 from jaxmed.pose.skeletons import BLAZEPOSE
 from jaxmed.tasks import spine_findings
+from tests.videos import read_video
 
 CUT = movements.Cut(
     ('touch toes', 'walk', 'jump'), 'video', 'window', 20, 10, 10.0, 1.0)
@@ -53,15 +54,10 @@ def read_png(picture):
     return picture
 
 
-def read_video(data, folder):
+def read_bytes(data, folder):
     path = folder / 'read.mp4'
     path.write_bytes(data)
-    capture, frames = cv2.VideoCapture(str(path)), []
-    while True:
-        found, frame = capture.read()
-        if not found:
-            return frames, capture.get(cv2.CAP_PROP_FPS)
-        frames.append(frame[..., ::-1])
+    return read_video(path)
 
 
 @pytest.mark.parametrize('index, spread, interval, expected', [
@@ -167,7 +163,7 @@ def test_a_report_draws_the_phases_of_a_case_with_true_and_predicted_index(walk)
 
 def write_video(path, frames, size_hw, rate_hz=10.0):
     height, width = size_hw
-    with drawing.VideoFile(path, rate_hz=rate_hz) as video:
+    with VideoFile(path, rate_hz=rate_hz) as video:
         for _ in range(frames):
             video.write(np.full((height, width, 3), 128, np.uint8))
 
@@ -183,12 +179,12 @@ def test_an_annotated_video_has_every_frame_and_the_index_known_by_then(walk, tm
     record = make_record(found, walk, path)
     finding = tell(record, [0.9, 0.9, 0.05], interval=FIXED, annotate=True)
     assert list(finding.files) == ['index.png', 'annotated.mp4']
-    frames, rate_hz = read_video(finding.files['annotated.mp4'], tmp_path)
+    rate_hz, frames = read_bytes(finding.files['annotated.mp4'], tmp_path)
     assert len(frames) == 40 and rate_hz == pytest.approx(10.0)
     assert frames[0].shape == (202, 302, 3)
     # The last window ends at 3.9 s: the last frame is the first calm one.
-    red = [count_like(frame, drawing._RED) for frame in frames]
-    calm = [count_like(frame, drawing._CALM) for frame in frames]
+    red = [count_like(frame, panel.RED) for frame in frames]
+    calm = [count_like(frame, panel.CALM) for frame in frames]
     assert min(red[:39]) > 2 * red[39] and 2 * max(calm[:39]) < calm[39]
     # A skeleton sits where the joints are: its bones are of these colours.
     for colour in (drawing.LEFT, drawing.RIGHT):
@@ -222,7 +218,7 @@ def test_an_annotated_video_of_variable_rate_keeps_its_pace(
     monkeypatch.setattr(videos, 'open_video', Late)
     record = make_record(walk._replace(size_hw=(202, 302)), walk, path)
     finding = tell(record, [0.1] * 3, annotate=True)
-    frames, rate_hz = read_video(finding.files['annotated.mp4'], tmp_path)
+    rate_hz, frames = read_bytes(finding.files['annotated.mp4'], tmp_path)
     assert rate_hz == pytest.approx(10.0) and len(frames) == 60
 
 
@@ -244,7 +240,7 @@ def test_a_large_video_is_made_smaller_and_its_skeleton_with_it(walk, tmp_path):
     found = walk._replace(joints=joints, size_hw=(1082, 602), visibility=np.ones(
         (40, 33), np.float32))
     finding = tell(make_record(found, walk, path), [0.1] * 3, annotate=True)
-    frames, _ = read_video(finding.files['annotated.mp4'], tmp_path)
+    _, frames = read_bytes(finding.files['annotated.mp4'], tmp_path)
     assert len(frames) == 12
     height, width = frames[0].shape[:2]
     assert height == 720 and abs(width - 602 * 720 / 1082) <= 2

@@ -19,6 +19,7 @@ from jaxmed.errors import ConfigError, InputError, RecordError
 from jaxmed.pose.skeletons import KINECT, Motion
 from jaxmed.tasks import spine_health
 from tests.commands import drain, run, state_of
+from tests.videos import read_frames
 
 TASK = 'spine_health'
 CUT = dict(frames=30, stride=15, rate_hz=10.0)
@@ -46,13 +47,6 @@ def draw(*, count=1, seed=5, exercises=('walk',)):
 def read_table(path):
     with open(path, newline='') as file:
         return {row['case']: row for row in csv.DictReader(file)}
-
-
-def count_frames(path):
-    capture, count = cv2.VideoCapture(str(path)), 0
-    while capture.read()[0]:
-        count += 1
-    return count
 
 
 def numbers_of(workdir):
@@ -667,7 +661,7 @@ def test_a_video_goes_from_pixels_to_an_index_and_an_annotated_video(
     assert float(row['person_share']) > 0.8
     (details,) = json.loads((output / 'findings.json').read_text())
     assert details['read']['frames'] == frames
-    assert count_frames(output / case / 'annotated.mp4') == frames
+    assert len(read_frames(output / case / 'annotated.mp4')) == frames
     assert cv2.imread(str(output / case / 'index.png')) is not None
     assert len(list((tmp_path / 'kept').iterdir())) == 1
     assert 'W0000' not in text and 'I0000' not in text  # of MediaPipe's own log
