@@ -38,7 +38,9 @@ _JOINTS_FILTER, _WORLD_FILTER = (0.05, 80.0), (0.1, 40.0)
 _SPEED_CUTOFF_HZ = 1.0
 _VISIBILITY_SHARE = 0.1  # of the new frame
 
-_MAX_BATCH = 64  # longer calls are cut, so that few shapes are compiled
+# Longer calls are cut, so that few shapes are compiled and memory has an end: 256
+# frames of 1080p are 1.6 GB, and what is computed of them at once about twice that.
+_MAX_BATCH = 256
 
 
 class Regions(NamedTuple):
@@ -93,6 +95,7 @@ class BlazePose(NamedTuple):
     image: Callable[[Any], dict]  # frames -> landmarks, each frame by itself
     # (a frame of each of B videos, Tracks) -> (landmarks, Tracks). With step_s=[B],
     # seconds since the frame before, landmarks are smoothed as MediaPipe's of videos.
+    # A tuple of B frames [H, W, 3] will do, so that nobody need join them on the host.
     track: Callable[..., tuple[dict, Tracks]]
     # (frames of one video in order, Tracks of one) -> the same; step_s is one a frame.
     follow: Callable[..., tuple[dict, Tracks]]
@@ -188,7 +191,7 @@ def load(path, *, sha256, dtype):
         _in_batches(detect, params),
         _in_batches(lambda *args: landmarks(*args)[0], params),
         _in_batches(image, params),
-        _one_by_one(track, params),
+        _side_by_side(track, params),
         _in_blocks(follow, params),
         networks.sha256,
     )
@@ -501,12 +504,22 @@ def _by_frame(function, inputs):
         default=function)
 
 
-def _one_by_one(function, params):
-    compiled = jax.jit(function)
+def _side_by_side(function, params):
+    """As `_in_batches`, of a frame of each video; it is not cut."""
+    @jax.jit
+    def compiled(params, frames, tracks, step_s):
+        frames = jnp.stack(frames) if isinstance(frames, tuple) else frames
+        return function(params, frames, tracks, step_s)
 
     def call(frames, tracks, *, step_s=None):
+        count = len(frames)
+        steps = None if step_s is None else np.asarray(step_s, np.float32)
         _check(frames)
-        return compiled(params, frames, tracks, step_s)
+        if isinstance(frames, tuple):
+            frames += frames[-1:] * (_filled(count) - count)
+        else:
+            frames = _fill(frames)
+        return _cut(compiled(params, frames, *_fill((tracks, steps))), count)
 
     return call
 
@@ -519,10 +532,8 @@ def _in_batches(function, params):
         _check(args[0])
         done = []
         for start in range(0, len(args[0]), _MAX_BATCH):
-            part = jax.tree.map(lambda x: x[start:start + _MAX_BATCH], args)
-            length = len(part[0])
-            outputs = compiled(params, *_fill(part))
-            done.append(jax.tree.map(lambda x: x[:length], outputs))
+            part = _cut(args, _MAX_BATCH, start=start)
+            done.append(_cut(compiled(params, *_fill(part)), len(part[0])))
         return _join(done)
 
     return call
@@ -534,36 +545,56 @@ def _in_blocks(function, params):
 
     def call(frames, tracks, *, step_s=None):
         _check(frames)
+        steps = None if step_s is None else np.asarray(step_s, np.float32)
         done = []
         for start in range(0, len(frames), _MAX_BATCH):
-            part = frames[start:start + _MAX_BATCH]
-            steps = None if step_s is None else _fill(
-                np.asarray(step_s[start:start + _MAX_BATCH], np.float32))
-            found, tracks = compiled(params, _fill(part), tracks, steps, len(part))
-            done.append(jax.tree.map(lambda x: x[:len(part)], found))
+            part = _cut((frames, steps), _MAX_BATCH, start=start)
+            count = len(part[0])
+            frames_now, steps_now = _fill(part)
+            found, tracks = compiled(params, frames_now, tracks, steps_now, count)
+            done.append(_cut(found, count))
         return _join(done), tracks
 
     return call
 
 
 def _check(frames):
-    shape, kind = np.shape(frames), np.result_type(frames)
+    if isinstance(frames, tuple):
+        kinds = {(len(frames), *frame.shape, frame.dtype) for frame in frames}
+        if len(kinds) != 1:
+            raise InputError('frames', 'none, or of several sizes')
+        *shape, kind = kinds.pop()
+    else:
+        shape, kind = np.shape(frames), np.result_type(frames)
     if len(shape) != 4 or shape[-1] != 3 or kind != np.uint8:
         raise InputError('frames', f'{kind} {list(shape)}, not uint8 [B, H, W, 3]')
     if min(shape[:3]) < 1 or min(shape[1:3]) < 2:
         raise InputError('frames', f'{list(shape)} has too few frames or pixels')
 
 
+def _filled(count):
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()
+
+
 def _fill(arrays):
     """Repeats the last of each until they are a power of two."""
     def fill(x):
-        missing = (1 << (len(x) - 1).bit_length()) - len(x)
+        missing = _filled(len(x)) - len(x)
         if not missing:
             return x
         many = np if isinstance(x, np.ndarray) else jnp
         return many.concatenate([x, many.repeat(x[-1:], missing, axis=0)])
 
     return jax.tree.map(fill, arrays)
+
+
+def _cut(arrays, count, *, start=0):
+    """`count` of each at most, from `start`; an accelerator copies what is cut."""
+    def cut(x):
+        return x if not start and len(x) <= count else x[start:start + count]
+
+    return jax.tree.map(cut, arrays)
 
 
 def _join(parts):

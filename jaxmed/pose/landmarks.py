@@ -74,31 +74,16 @@ def find_landmarks(
     """
     if batch_size < 1:
         raise ConfigError('batch_size', f'{batch_size}, at least 1')
-    digest = hashlib.sha256(read_bundle(model, sha256=sha256)).hexdigest()
-    kept = video_digest = None
-    if cache:
-        try:
-            Path(cache).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(cache, error.strerror) from None
-        video_digest = videos.hash_video(source)
-    if video_digest is not None:
-        if landmarker == 'mediapipe':
-            own = [metadata.version('mediapipe'), max_people]
-        else:
-            own = [dtype]
-        folder_hz = float(rate_hz) if Path(source).is_dir() else None
-        key = json.dumps(
-            [_VERSION, video_digest, folder_hz, digest, landmarker, mode, own])
-        kept = Path(cache, hashlib.sha256(key.encode()).hexdigest() + '.npz')
-        motion = _load(kept)
-        # Whoever sets a lower limit wants the error.
-        if motion is not None and motion.counts['seconds'] <= max_seconds and (
-                motion.size_hw[0] * motion.size_hw[1] <= max_pixels):
-            return motion
-
-    parts, times_s = [], []
-    nobody = several = 0
+    digest = hash_model(model, sha256=sha256)
+    make_folder(cache)
+    own = [dtype]
+    if landmarker == 'mediapipe':
+        own = [metadata.version('mediapipe'), max_people]
+    kept, motion = recall(
+        source, [digest, landmarker, mode, own], cache=cache, max_pixels=max_pixels,
+        max_seconds=max_seconds, rate_hz=rate_hz)
+    if motion is not None:
+        return motion
     with (
         videos.open_video(source, max_pixels=max_pixels, max_seconds=max_seconds,
                           rate_hz=rate_hz) as video,
@@ -106,24 +91,83 @@ def find_landmarks(
                         max_people=max_people, dtype=dtype) as found,
         Prefetch(_group(video, batch_size), lambda batch: batch, depth=1) as batches,
     ):
+        gathered = Gathered()
         for batch in batches:
-            poses = found.find(batch)
-            several += sum(pose is not None and pose.people > 1 for pose in poses)
-            nobody += sum(pose is None for pose in poses)
-            times_s += [frame.time_s for frame in batch]
-            parts.append(_stack(poses))
-        counts = video.counts | {'frames_nobody': nobody}
-        if found.counts_people:
-            counts['frames_several_people'] = several
-    if nobody == len(times_s):
-        raise InputError(source, f'nobody is visible in {nobody} frames')
-    joints, visibility, world = (np.concatenate(arrays) for arrays in zip(*parts))
-    motion = Motion(
-        joints, visibility, np.array(times_s), BLAZEPOSE.name, world, video.size_hw,
-        counts | {'model_sha256': digest})
-    if kept is not None:
-        _save(kept, motion)
-    return motion
+            gathered.add(batch, found.find(batch))
+        return gathered.finish(
+            video, source, digest=digest, kept=kept, counts_people=found.counts_people)
+
+
+def hash_model(model, *, sha256):
+    """SHA-256, in hex, of a bundle; InputError for a wrong or damaged one."""
+    return hashlib.sha256(read_bundle(model, sha256=sha256)).hexdigest()
+
+
+def make_folder(cache):
+    """Raises InputError where it can't be; '' is none."""
+    try:
+        if cache:
+            Path(cache).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(cache, error.strerror) from None
+
+
+def recall(source, made_by, *, cache, max_pixels, max_seconds, rate_hz):
+    """What is kept of a video.
+
+    Args:
+        source, cache, max_pixels, max_seconds, rate_hz: of find_landmarks.
+        made_by: [the model's SHA-256, landmarker, mode, its own options].
+
+    Returns:
+        (file for its landmarks, None where there is no cache or it is a camera; Motion,
+        None where none is kept).
+
+    Raises:
+        ImageError: the video can't be read.
+    """
+    video_digest = videos.hash_video(source) if cache else None
+    if video_digest is None:
+        return None, None
+    folder_hz = float(rate_hz) if Path(source).is_dir() else None
+    key = json.dumps([_VERSION, video_digest, folder_hz, *made_by])
+    kept = Path(cache, hashlib.sha256(key.encode()).hexdigest() + '.npz')
+    motion = _load(kept)
+    # Whoever sets a lower limit wants the error.
+    if motion is not None and motion.counts['seconds'] <= max_seconds and (
+            motion.size_hw[0] * motion.size_hw[1] <= max_pixels):
+        return kept, motion
+    return kept, None
+
+
+class Gathered:
+    """Poses of one video, from frame to frame, that become a Motion."""
+
+    def __init__(self):
+        self._parts, self._times_s = [], []
+        self._nobody = self._several = 0
+
+    def add(self, frames, poses):
+        """Takes as many videos.Frame as Pose or None."""
+        self._several += sum(pose is not None and pose.people > 1 for pose in poses)
+        self._nobody += sum(pose is None for pose in poses)
+        self._times_s += [frame.time_s for frame in frames]
+        self._parts.append(_stack(poses))
+
+    def finish(self, video, source, *, digest, kept, counts_people):
+        """The Motion as of find_landmarks; it is written to `kept`, if not None."""
+        if self._nobody == len(self._times_s):
+            raise InputError(source, f'nobody is visible in {self._nobody} frames')
+        counts = video.counts | {'frames_nobody': self._nobody}
+        if counts_people:
+            counts['frames_several_people'] = self._several
+        joints, visibility, world = map(np.concatenate, zip(*self._parts))
+        motion = Motion(
+            joints, visibility, np.array(self._times_s), BLAZEPOSE.name, world,
+            video.size_hw, counts | {'model_sha256': digest})
+        if kept is not None:
+            _save(kept, motion)
+        return motion
 
 
 def make_landmarker(kind, model, *, sha256, mode, max_people, dtype):
@@ -163,7 +207,7 @@ def make_landmarker(kind, model, *, sha256, mode, max_people, dtype):
     if kind == 'mediapipe':
         return _MediaPipe(model, data, mode, max_people)
     digest = hashlib.sha256(data).hexdigest()
-    return _Jax(_load_blazepose(str(model), digest, dtype), mode)
+    return _Jax(load_blazepose(str(model), digest, dtype), mode)
 
 
 class _MediaPipe:
@@ -256,7 +300,7 @@ class _Follower:
 
 
 @functools.lru_cache(maxsize=2)
-def _load_blazepose(model, sha256, dtype):
+def load_blazepose(model, sha256, dtype):
     """Kept for the next video: it is compiled, and remembers nothing of this one."""
     import jax.numpy as jnp
 
@@ -293,20 +337,25 @@ class _Jax:
             self._last_s = times_s[-1]
             found, self._tracks = self._network.follow(
                 pictures, self._tracks, step_s=steps_s)
-        found = {name: np.asarray(values) for name, values in found.items()}
-        return [
-            Pose(found['joints'][i].astype(np.float32)
-                 * np.float32([1, 1, BLAZEPOSE_DEPTH]),
-                 found['visibility'][i].astype(np.float32),
-                 found['world'][i].astype(np.float32), int(found['people'][i]))
-            if found['present'][i] else None for i in range(len(frames))
-        ]
+        return read_poses(found)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         pass
+
+
+def read_poses(found):
+    """Landmarks of frames, as of blazepose.BlazePose, -> list of Pose or None."""
+    found = {name: np.asarray(values) for name, values in found.items()}
+    return [
+        Pose(found['joints'][i].astype(np.float32)
+             * np.float32([1, 1, BLAZEPOSE_DEPTH]),
+             found['visibility'][i].astype(np.float32),
+             found['world'][i].astype(np.float32), int(found['people'][i]))
+        if present else None for i, present in enumerate(found['present'])
+    ]
 
 
 def _group(frames, size):

@@ -234,6 +234,28 @@ def test_batches_are_filled_up_to_a_power_of_two_and_cut_again(monkeypatch):
     assert sizes == [4, 1]  # compiled: 4 + 3 filled up to 4, then 4 + 1
 
 
+def test_videos_side_by_side_are_filled_up_too_and_may_come_as_a_tuple():
+    sizes = []
+
+    def move(params, frames, tracks, step_s):
+        sizes.append(len(frames))
+        total = frames.astype(jnp.float32).sum((1, 2, 3))
+        return total, tracks + total * step_s
+
+    track = blazepose._side_by_side(move, None)
+    frames = RNG.integers(0, 256, (3, 2, 2, 3), np.uint8)
+    totals = frames.sum((1, 2, 3))
+    steps = [1.0, 2.0, 0.5]
+    for given in (frames, tuple(frames)):
+        found, moved = track(given, np.ones(3, np.float32), step_s=steps)
+        np.testing.assert_array_equal(found, totals)
+        np.testing.assert_allclose(moved, 1 + totals * steps)
+    assert sizes == [4, 4]
+    for wrong in ((), (frames[0], frames[0][:1])):
+        with pytest.raises(InputError, match='none, or of several sizes'):
+            track(wrong, np.ones(len(wrong), np.float32), step_s=steps[:len(wrong)])
+
+
 @pytest.mark.parametrize('shape, kind', [
     ((2, 8, 8, 3), np.float32), ((8, 8, 3), np.uint8), ((2, 8, 8, 4), np.uint8),
     ((0, 8, 8, 3), np.uint8), ((2, 1, 8, 3), np.uint8)])
