@@ -36,8 +36,9 @@ def get_config(variant=''):
         mirror=False, turn_deg=0.0, warp=0.0, noise=0.0, forget=0.0,
         limits_quantile=0.0,
         landmarker='mediapipe', landmark_model='', landmark_sha256='',
-        landmark_mode='video', landmark_dtype='float32', max_people=2, cache='',
-        max_pixels=40_000_000, max_seconds=600.0, exercise='', annotate=False,
+        landmark_mode='video', landmark_dtype='float32', landmark_batch=16,
+        max_people=2, cache='', max_pixels=40_000_000, max_seconds=600.0, exercise='',
+        annotate=False,
         # Of sources that don't say: frames a second, and height and width of the
         # picture that landmarks in shares of it were found in.
         source_hz=30.0, landmark_size_hw=(),

@@ -118,7 +118,8 @@ def _predict_all(predictor, entries, output, *, dicom):
         except InputError as error:
             return entry, error
 
-    with Prefetch(iter(entries), read, depth=predictor.together) as ready:
+    order = iter(entries) if task.look_ahead is None else task.look_ahead(entries)
+    with Prefetch(order, read, depth=predictor.together) as ready:
         while some := list(itertools.islice(ready, predictor.together)):
             found = iter(_predict(
                 predictor,

@@ -122,6 +122,8 @@ class Task(NamedTuple):
     # [(keywords of its make, values of report.summarise)] -> file name -> text
     tabulate: Callable[[Sequence[tuple]], Mapping[str, str]] | None = None
     page: Page | None = None
+    # many of `files` -> the same in any order, each once `read` will be quick about it
+    look_ahead: Callable[[Sequence[tuple]], Iterator[tuple]] | None = None
     live: Callable[..., Any] | None = None  # (apply) -> spine_live.Parts
     # (file, record, Finding, *, kinds, made_by) -> name -> bytes of a DICOM file
     dicom: Callable[..., Mapping[str, bytes]] | None = None

@@ -196,6 +196,20 @@ def test_a_resumed_prediction_has_the_whole_page(loader, tmp_path):
     assert len(Parsed(whole.decode()).rows) == 3
 
 
+def test_files_are_read_in_the_order_in_which_the_task_is_ready_for_them(
+        loader, tmp_path):
+    order = []
+
+    def read(file, *, case_id):
+        order.append(case_id)
+        return read_number(file, case_id=case_id)
+
+    statuses, failed = run(functools.partial(
+        loader, read=read, look_ahead=lambda entries: reversed(entries)), tmp_path)
+    assert order == ['c', 'b', 'a'] and failed == 1
+    assert list(statuses) == ['a', 'b', 'c']  # the table has an order of its own
+
+
 def test_a_wrong_option_is_no_scans_fault(loader, tmp_path):
     def read(file, *, case_id):
         raise ConfigError('task.detector', 'name a run')

@@ -196,13 +196,15 @@ def _join(pieces, numbers, cut):
     }
 
 
-def read(source, *, list_rated, read_motion, cut):
+def read(source, *, list_rated, read_motion, look_ahead, cut):
     """Yields the examples of rated recordings.
 
     Args:
         source: folder or table, for `list_rated`.
         list_rated: path -> list of ratings.Rated.
         read_motion: path -> cleaned Motion.
+        look_ahead: is told of all paths that `read_motion` will be asked for, and
+            yields them as it is done with what can be done for many at once.
         cut: Cut.
 
     Yields:
@@ -240,6 +242,8 @@ def read(source, *, list_rated, read_motion, cut):
         'subjects': len({row.subject for row in known}),
     }
     counts = []
+    for _ in look_ahead([row.file for row in known]):
+        pass
     for case_id, rows in groups.items():
         parts = []
         try:

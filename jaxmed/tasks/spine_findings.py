@@ -48,7 +48,7 @@ def findings(
     """What is found in a recording.
 
     Args:
-        record: of tasks.spine_health.read_recording.
+        record: of tasks.spine_reading.read_recording.
         answer: index and spread [W], of its windows.
         interval: of tasks.spine_health.calibrate, or None.
         skeleton, cut: of the task.

@@ -1,20 +1,25 @@
 """Spine health from video: body landmarks as one sequence, an index (paper 000)."""
 
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmed import losses, metrics, transforms
-from jaxmed.data import landmark_files, movements, ratings
+from jaxmed.data import movements, ratings
 from jaxmed.data.phantoms import walkers
-from jaxmed.errors import ConfigError, InputError
+from jaxmed.errors import ConfigError
 from jaxmed.models.motion_index import MotionIndex
 from jaxmed.pose import cleaning, features, landmarks
 from jaxmed.pose.skeletons import find_skeleton
-from jaxmed.tasks import spine_baselines, spine_findings, spine_live, spine_sections
+from jaxmed.tasks import (
+    spine_baselines,
+    spine_findings,
+    spine_live,
+    spine_reading,
+    spine_sections,
+)
 from jaxmed.types import Card, Page, Task, View
 
 CARD = Card(
@@ -44,8 +49,8 @@ def make(
     min_visibility, max_gap_s, smoothing, features_of_frames, velocities, steps,
     model, members, dtype, loss, mirror, turn_deg, warp, noise, forget,
     limits_quantile, landmarker, landmark_model, landmark_sha256, landmark_mode,
-    landmark_dtype, max_people, cache, max_pixels, max_seconds, exercise, annotate,
-    source_hz, landmark_size_hw, axis_name=None,
+    landmark_dtype, landmark_batch, max_people, cache, max_pixels, max_seconds,
+    exercise, annotate, source_hz, landmark_size_hw, axis_name=None,
 ) -> Task:
     """Builds the task. Keywords only, no defaults: the config states them all.
 
@@ -68,6 +73,11 @@ def make(
         landmark_model, landmark_sha256: of a .task bundle; needed for videos only.
         landmark_mode, landmark_dtype, max_people, cache, max_pixels, max_seconds: of
             pose.landmarks.find_landmarks.
+        landmark_batch: frames of a video that go to the landmarker together, at most
+            256; three times as many are held decoded, and with 'jax' once more joined:
+            25 MB of 1080p for each. With 'jax', mode 'video', a cache and an
+            accelerator it is also how many videos of a folder are tracked side by side,
+            a frame of each at a time; each has a process that decodes it.
         exercise: that files to predict show, where their names don't tell.
         annotate: whether a video comes back with skeleton and index drawn on it.
         source_hz: frames a second of landmarks without time stamps and of folders of
@@ -95,7 +105,7 @@ def make(
         ('min_visibility', min_visibility, 0, 1),
         ('turn_deg', turn_deg, 0, 180), ('warp', warp, 0, 0.99), ('noise', noise, 0, 1),
         ('forget', forget, 0, 1), ('max_gap_s', max_gap_s, 0, np.inf),
-        ('members', members, 1, 100),
+        ('members', members, 1, 100), ('landmark_batch', landmark_batch, 1, 256),
     ):
         if not least <= value <= most:
             raise ConfigError(f'task.{name}', f'{value}: from {least} to {most}')
@@ -117,13 +127,16 @@ def make(
     clean = partial(
         cleaning.clean, min_visibility=min_visibility, max_gap_s=max_gap_s,
         smoothing=smoothing, rate_hz=rate_hz, **SMOOTHING_OPTIONS.get(smoothing, {}))
+    video = dict(
+        landmarker=landmarker, model=landmark_model, sha256=landmark_sha256,
+        cache=cache, max_pixels=max_pixels, mode=landmark_mode,
+        max_people=max_people, batch_size=landmark_batch, dtype=landmark_dtype)
     find = partial(
-        find_motion, skeleton=layout, source_hz=float(source_hz),
-        size_hw=size_hw or None, max_seconds=max_seconds,
-        video=dict(
-            landmarker=landmarker, model=landmark_model, sha256=landmark_sha256,
-            cache=cache, max_pixels=max_pixels, mode=landmark_mode,
-            max_people=max_people, batch_size=16, dtype=landmark_dtype))
+        spine_reading.find_motion, skeleton=layout, source_hz=float(source_hz),
+        size_hw=size_hw or None, max_seconds=max_seconds, video=video)
+    find_ahead = partial(
+        spine_reading.find_motions_ahead, skeleton=layout, source_hz=float(source_hz),
+        max_seconds=max_seconds, video=video)
     network = MotionIndex(
         skeleton=skeleton, steps=steps, parts=tuple(features_of_frames),
         velocities=velocities,
@@ -142,6 +155,9 @@ def make(
     def read_motion(path):
         return clean(find(path))
 
+    read_rated = partial(
+        partial, movements.read, read_motion=read_motion, look_ahead=find_ahead,
+        cut=cut)
     task = Task(
         card=CARD,
         model=network,
@@ -154,15 +170,14 @@ def make(
             'targets': np.zeros(1, np.float32),
         },
         sources={
-            'ratings': partial(movements.read, list_rated=ratings.read_ratings,
-                               read_motion=read_motion, cut=cut),
-            'kimore': partial(movements.read, list_rated=ratings.read_kimore,
-                              read_motion=read_motion, cut=cut),
+            'ratings': read_rated(list_rated=ratings.read_ratings),
+            'kimore': read_rated(list_rated=ratings.read_kimore),
         },
         phantoms=partial(draw, clean=clean, cut=cut, skeleton=layout),
         files=partial(movements.find_recordings, unit=unit),
         read=partial(
-            read_recording, find=find, clean=clean, cut=cut, exercise=exercise),
+            spine_reading.read_recording, find=find, clean=clean, cut=cut,
+            exercise=exercise),
         preprocess=prepare,
         augment=transforms.compose(*augmentations),
         loss=lambda outputs, batch: jax.vmap(
@@ -197,6 +212,8 @@ def make(
             max_gap_s=max_gap_s, smoothing=smoothing, source_hz=source_hz,
             landmark_size_hw=size_hw),
         page=PAGE,
+        look_ahead=partial(
+            spine_reading.look_ahead, cut=cut, find_ahead=find_ahead),
     )
 
     def with_interval(values):
@@ -223,68 +240,6 @@ SMOOTHING_OPTIONS = {
     'one_euro': {'one_euro': cleaning.OneEuro(1.5, 2.0, 1.0)},
     'savgol': {'savgol': cleaning.Savgol(0.3, 2)},
 }
-
-
-def find_motion(path, *, skeleton, source_hz, size_hw, max_seconds, video):
-    """The movement in a video, or in a file of landmarks, as it was found.
-
-    Args:
-        path: of a video, a folder of frames, or a file of landmarks.
-        skeleton: Skeleton.
-        source_hz: frames a second of landmarks without time stamps, and of a folder.
-        size_hw: of the picture, for landmarks that are shares of its sides, or None.
-        max_seconds: longest recording.
-        video: keywords of pose.landmarks.find_landmarks.
-
-    Raises:
-        InputError: it can't be read, nobody is in it, it is too long, it is of shares
-            and there is no size_hw, or it is a video and the skeleton another than
-            'blazepose'.
-        ConfigError: a video, and no model for it, or a wrong one.
-    """
-    path = Path(path)
-    if not path.is_dir() and landmark_files.is_landmarks(path):
-        motion = landmark_files.read_motion(
-            path, skeleton=skeleton, max_frames=int(max_seconds * 240),
-            max_seconds=max_seconds, rate_hz=source_hz, size_hw=size_hw)
-        return motion._replace(size_hw=None)  # there are no pictures to draw on
-    if skeleton.name != 'blazepose':
-        raise InputError(
-            path, f'a video gives skeleton blazepose, this model takes {skeleton.name}')
-    if not video['model']:
-        raise ConfigError(
-            'task.landmark_model', 'name a .task bundle of BlazePose to read videos '
-            '(the README says where there are some)')
-    try:
-        return landmarks.find_landmarks(
-            path, max_seconds=max_seconds, rate_hz=source_hz, **video)
-    except InputError as error:
-        if error.where != InputError(video['model'], '').where:
-            raise
-        # No video's fault: no other one could be read either.
-        raise ConfigError(error.where, error.reason) from None
-
-
-def read_recording(path, *, case_id, find, clean, cut, exercise):
-    """A recording, or a person's, to predict: of movements.cut_record, and 'parts'.
-
-    'parts' is a list of (exercise, Motion as found, Motion cleaned, path).
-    """
-    path = Path(path)
-    files = [path]
-    if path.is_dir() and cut.unit == 'subject' and not movements.is_recording(path):
-        files = sorted(filter(movements.is_recording, path.iterdir()))
-    names = [movements.find_exercise(file.stem, cut.exercises) or exercise
-             for file in files]
-    movements.check_parts(list(zip(names, files)), cut=cut)
-    parts = []
-    for name, file in zip(names, files):
-        motion = find(file)
-        parts.append((name, motion, clean(motion), file))
-    record = movements.cut_record(
-        [(name, cleaned) for name, _, cleaned, _ in parts], cut=cut, case_id=case_id,
-        subject=case_id, where=path)
-    return record | {'parts': parts}
 
 
 def draw(*, count, seed, clean, cut, skeleton):

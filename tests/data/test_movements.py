@@ -145,9 +145,10 @@ def write_folder(folder):
     (folder / 'ratings.csv').write_text('\n'.join(rows))
 
 
-def read(folder, **changes):
+def read(folder, look_ahead=iter, **changes):
     generator = movements.read(
         folder, list_rated=ratings.read_ratings, cut=CUT._replace(**changes),
+        look_ahead=look_ahead,
         read_motion=lambda path: cleaning.clean(
             landmark_files.read_motion(
                 path, skeleton=BLAZEPOSE, max_frames=1000, max_seconds=100.0,
@@ -159,6 +160,21 @@ def read(folder, **changes):
             records.append(next(generator))
         except StopIteration as end:
             return records, end.value
+
+
+def test_all_rated_recordings_are_told_of_before_the_first_is_read(tmp_path):
+    write_folder(tmp_path)
+    told = []
+
+    def look_ahead(files):
+        told.extend(path.name for path in files)
+        for path in files:
+            path.unlink()
+            yield path
+
+    records, found = read(tmp_path, look_ahead)
+    assert sorted(told) == [f'{number}.csv.gz' for number in (0, 1, 3, 4)]
+    assert not records and len(found['unprocessable']) == 4  # all were gone by then
 
 
 def test_rated_recordings_become_records_of_windows(tmp_path):

@@ -4,6 +4,7 @@ import itertools
 import json
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from jaxmed.data import landmark_files, videos
 from jaxmed.data.phantoms import walkers
 from jaxmed.errors import ConfigError, InputError
 from jaxmed.pose.skeletons import BLAZEPOSE
-from jaxmed.tasks import spine_health
+from jaxmed.tasks import spine_health, spine_reading
 
 CUT = dict(frames=30, stride=15, rate_hz=10.0)
 
@@ -134,3 +135,60 @@ def test_the_exercise_of_the_option_is_found_as_those_of_files_are(tmp_path, wal
     record = task.read(tmp_path / 'a.csv', case_id='c')
     assert record['exercise'] == 'walk' and (
         record['segment'][record['frame_mask']] == 1).all()
+
+
+def test_a_person_is_read_when_all_their_recordings_are_done(tmp_path, walk):
+    for name in ('ada/walk.csv', 'ada/jump.csv', 'bob/walk.csv'):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        landmark_files.write_motion(path, walk)
+    (tmp_path / 'eve').mkdir()  # of whom there is nothing
+    entries = [(tmp_path / name, name) for name in ('ada', 'bob', 'eve')]
+
+    def last_first(files):
+        assert len(files) == 3
+        return iter(sorted(files, key=lambda path: path.parts[-2:], reverse=True))
+
+    cut = make(unit='subject').look_ahead.keywords['cut']
+    found = spine_reading.look_ahead(entries, cut=cut, find_ahead=last_first)
+    assert [name for _, name in found] == ['eve', 'bob', 'ada']
+    # Where nothing can be done ahead they come as they are.
+    for task in (make(), make(unit='subject', landmarker='jax', cache=str(tmp_path))):
+        assert sorted(task.look_ahead(entries)) == entries
+
+
+def test_an_accelerator_fills_the_cache_before_videos_are_read(
+        tmp_path, sample_data, walk, monkeypatch):
+    entries = [(tmp_path / name, name) for name in ('a', 'b', 'c', 'walk.csv')]
+    for path in sorted((sample_data / 'pose/video').glob('*.mp4')):
+        with videos.open_video(path, max_pixels=10**8, max_seconds=60) as video:
+            folder = entries[path.stem.endswith('2')][0]
+            folder.mkdir()
+            for frame in itertools.islice(video, 2):
+                small = cv2.resize(frame.rgb, (270, 480), interpolation=cv2.INTER_AREA)
+                cv2.imwrite(str(folder / f'{frame.number}.png'), small[..., ::-1])
+    (tmp_path / 'c').mkdir()  # and no video in it
+    landmark_files.write_motion(tmp_path / 'walk.csv', walk)
+    options = dict(
+        landmarker='jax', landmark_batch=2, cache=str(tmp_path / 'cache'),
+        landmark_model=str(sample_data / 'models/pose_landmarker_full.task'))
+    assert list(make(**options).look_ahead(entries)) == entries
+    assert not (tmp_path / 'cache').exists()  # a CPU is no faster with several
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    task = make(**options)
+    found = [name for _, name in task.look_ahead(entries)]
+    assert sorted(found) == ['a', 'b', 'c', 'walk.csv'] and found[0] == 'walk.csv'
+    assert len(list((tmp_path / 'cache').iterdir())) == 2
+    monkeypatch.setattr(videos, 'open_video', None)  # can't be called
+    for path, _ in entries[:2]:
+        with pytest.raises(InputError, match='too short'):
+            task.read(path, case_id='c')
+    wrong = make(**options | dict(landmark_sha256='0' * 64))
+    with pytest.raises(ConfigError, match='expected 0000'):
+        list(wrong.look_ahead(entries))
+
+
+@pytest.mark.parametrize('size', [0, 257])
+def test_a_call_of_the_landmarker_has_a_size(size):
+    with pytest.raises(ConfigError, match='task.landmark_batch'):
+        make(landmark_batch=size)
