@@ -15,6 +15,7 @@ from jaxmed import losses
 from jaxmed.data.phantoms import stick_figures, walkers
 from jaxmed.errors import InputError
 from jaxmed.models.patch_sequence import PatchSequence
+from jaxmed.pose import blazepose
 from launch import benchmarks
 from launch.benchmarks import pose_case, torch_patch_sequence
 from tests.commands import ROOT, TINY
@@ -219,6 +220,27 @@ def test_a_wrong_landmark_model_is_refused_before_videos_are_timed(tmp_path):
     with pytest.raises(InputError, match='wrong.task'):
         pose_case.measure(
             spine(landmark_model=str(model)), rounds=1, frames=32, live_s=1.0)
+
+
+def test_batches_of_an_accelerator_are_timed_from_its_own_memory():
+    sample = os.environ.get('JAXMED_SAMPLE_DATA')
+    if not sample:
+        pytest.skip('JAXMED_SAMPLE_DATA is not set: no landmark model')
+    network = blazepose.load(
+        f'{sample}/models/pose_landmarker_full.task', sha256='', dtype=jnp.float32)
+    sizes = (*pose_case.SIZES, *pose_case.LARGE_SIZES)
+    cases = pose_case.list_cases(
+        network, np.full((sizes[-1], 8, 8, 3), 90, np.uint8), sizes,
+        ('host', 'device'))
+    steps = {tuple(case.values()): step for case, step in cases}
+    assert len(steps) == len(cases) == 2 * (5 + 5 + 3)
+    for place in ('host', 'device'):
+        assert {('image', 256, place), ('track', 256, place), ('follow', 16, place),
+                } <= set(steps)
+        assert ('follow', 64, place) not in steps
+    with jax.transfer_guard_host_to_device('disallow_explicit'):
+        found = steps['image', 4, 'device']()
+    assert found['present'].tolist() == [False] * 4
 
 
 def test_a_drawn_video_is_watched_for_memory_and_shown_live(tmp_path):

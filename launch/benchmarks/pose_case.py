@@ -17,7 +17,7 @@ from pathlib import Path
 
 SIZE_HW, RATE_HZ = (1920, 1080), 30.0
 SIZES, LARGE_SIZES = (1, 4, 16), (64, 256)  # of JAX's batches; on accelerators too
-BATCH = 16  # frames that find_landmarks hands over together, as the task asks it to
+BATCH = 16  # frames that MediaPipe is timed on
 FOLLOWED = 16  # frames of one video go one after the other: more in a call gain nothing
 SETTLED = 200  # frames after which memory is watched
 LIVE = dict(  # as launch.live has it
@@ -202,24 +202,18 @@ def time_landmarks(config, video, rounds, sizes):
 
     jax.config.update('jax_enable_compilation_cache', False)  # it is timed
     accelerated = jax.default_backend() != 'cpu'
-    sizes = (*sizes, *LARGE_SIZES) if accelerated else sizes
+    sizes = (*sizes, *LARGE_SIZES) if accelerated else tuple(sizes)
     with videos.open_video(video, **LIMITS) as source:
         frames = list(itertools.islice(source, max(sizes[-1], BATCH)))
     pictures = np.stack([frame.rgb for frame in frames])
     pictures = pictures[np.arange(sizes[-1]) % len(frames)]
-    steps, told = [], []
+    cases = []
     for dtype in ('float32', 'bfloat16')[:1 + accelerated]:
         network = blazepose.load(
             config['task']['landmark_model'], dtype=jnp.dtype(dtype),
             sha256=config['task']['landmark_sha256'])
-        places = ('host', 'device')[:1 + accelerated]
-        for place, size in itertools.product(places, sizes):
-            part = jnp.asarray(pictures[:size]) if place == 'device' else (
-                pictures[:size])
-            for mode, step in _modes(network, part):
-                steps.append((step, size))
-                told.append({'mode': mode, 'dtype': dtype, 'batch_size': size,
-                             'frames_in': place})
+        cases += [(case | {'dtype': dtype}, step) for case, step in list_cases(
+            network, pictures, sizes, ('host', 'device')[:1 + accelerated])]
     modes = ('video', 'image')
     with contextlib.ExitStack() as stack:
         rivals = [
@@ -230,24 +224,49 @@ def time_landmarks(config, video, rounds, sizes):
             rival_s.append([
                 _time(lambda: rival.find(frames[:BATCH]))[0] / BATCH
                 for rival in rivals])
-            timed = [_time(step) for step, _ in steps]
+            timed = [_time(step) for _, step in cases]
             own_s.append([
-                seconds / size for (seconds, _), (_, size) in zip(timed, steps)])
+                seconds / case['batch_size']
+                for (seconds, _), (case, _) in zip(timed, cases)])
             if not turn:
                 compile_s = [seconds for seconds, _ in timed]
         found = [float(np.mean(np.asarray(people['present']))) for _, people in timed]
     rival_s, own_s = np.array(rival_s[1:]), np.array(own_s[1:])  # [rounds, ...]
     ratios = np.median(rival_s[:, None] / own_s[..., None], axis=0)
     seconds = np.median(own_s, axis=0)
-    for i, (row, (_, size)) in enumerate(zip(told, steps)):
-        row |= _rate(seconds[i]) | {
-            'compile_s': compile_s[i] - size * seconds[i], 'found': found[i],
+    told = [
+        case | _rate(seconds[i]) | {
+            'compile_s': compile_s[i] - case['batch_size'] * seconds[i],
+            'found': found[i],
             'times_faster_than_mediapipe': dict(zip(modes, ratios[i].tolist())),
-        }
+        } for i, (case, _) in enumerate(cases)]
     return {
         'model_sha256': network.sha256, 'jax': told,
         'mediapipe': dict(zip(modes, map(_rate, np.median(rival_s, axis=0)))),
     }
+
+
+def list_cases(network, pictures, sizes, places):
+    """What is timed: list of ({'mode', 'batch_size', 'frames_in'}, () -> landmarks).
+
+    Args:
+        network: blazepose.BlazePose.
+        pictures: uint8 [B, H, W, 3] in the host's memory, as many as the largest size.
+        sizes: of batches.
+        places: 'host' or 'device': where frames are when the time begins. Those on the
+            device were put there before and stay: 2.1 GB of 1080p for a network.
+    """
+    import jax
+
+    cases = []
+    for place, size in itertools.product(places, sizes):
+        part = pictures[:size]
+        if place == 'device':
+            part = jax.block_until_ready(jax.device_put(part))
+        cases += [
+            ({'mode': mode, 'batch_size': size, 'frames_in': place}, step)
+            for mode, step in _modes(network, part)]
+    return cases
 
 
 def _modes(network, pictures):
@@ -299,14 +318,15 @@ def watch_memory(config, video, kind, frames):
     from jaxmed.data import videos
     from jaxmed.data.pipeline import Prefetch
 
-    batches = max(-(-frames // BATCH), 2)
-    settled = min(-(-SETTLED // BATCH), batches // 2)
+    size = config['task']['landmark_batch']
+    batches = max(-(-frames // size), 2)
+    settled = min(-(-SETTLED // size), batches // 2)
     resident = []
     with (
         videos.open_video(video, loop=True, **LIMITS) as source,
         _make_landmarker(config, kind, mode='video') as landmarker,
         Prefetch(
-            iter(lambda: list(itertools.islice(source, BATCH)), []),
+            iter(lambda: list(itertools.islice(source, size)), []),
             lambda batch: batch, depth=1) as ready,
     ):
         for number, batch in enumerate(itertools.islice(ready, batches), start=1):
@@ -317,8 +337,8 @@ def watch_memory(config, video, kind, frames):
                 resident.append(_resident_bytes())
         seconds = time.perf_counter() - began
     return {
-        'frames': batches * BATCH, 'settled': settled * BATCH,
-        'frames_per_s': (batches - settled) * BATCH / seconds,
+        'frames': batches * size, 'settled': settled * size,
+        'frames_per_s': (batches - settled) * size / seconds,
         'growth_bytes': max(resident) - resident[0],
         'end_bytes': resident[-1] - resident[0],
         'resident_bytes': resident[::-(-len(resident) // 20)],
