@@ -9,6 +9,7 @@ from jaxmed.data.phantoms import walkers
 from jaxmed.errors import ConfigError, InputError
 from jaxmed.pose import cleaning
 from jaxmed.pose.skeletons import BLAZEPOSE, Motion
+from tests.commands import drain
 
 CUT = movements.Cut(
     ('touch toes', 'walk', 'jump'), 'video', 'window', 40, 20, 10.0, 1.0)
@@ -154,12 +155,7 @@ def read(folder, look_ahead=iter, **changes):
                 path, skeleton=BLAZEPOSE, max_frames=1000, max_seconds=100.0,
                 rate_hz=10.0),
             min_visibility=0.6, max_gap_s=0.5, smoothing='none', rate_hz=10.0))
-    records = []
-    while True:
-        try:
-            records.append(next(generator))
-        except StopIteration as end:
-            return records, end.value
+    return drain(generator)
 
 
 def test_all_rated_recordings_are_told_of_before_the_first_is_read(tmp_path):

@@ -1,5 +1,7 @@
 """Layers against the plain forms they stand for."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,17 +9,9 @@ import numpy as np
 import pytest
 
 from jaxmed.models import layers
+from tests.models import trees
 
-
-def close(actual, expected, tolerance=1e-5):
-    """Compares trees leaf by leaf, relative to each leaf's largest value."""
-
-    def compare(x, y):
-        assert x.shape == y.shape
-        scale = np.abs(y).max()
-        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale)
-
-    jax.tree.map(compare, actual, expected)
+close = partial(trees.close, least=0.0)
 
 
 def normal(seed, *shape):

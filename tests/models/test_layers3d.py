@@ -1,5 +1,7 @@
 """Layers of volumes against the plain forms they stand for."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,20 +10,13 @@ import pytest
 from jax import lax
 
 from jaxmed.models import layers3d
+from tests.models import trees
+
+close = partial(trees.close, least=0.0)
 
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def close(actual, expected, tolerance=1e-5):
-    """Compares trees leaf by leaf, relative to each leaf's largest value."""
-
-    def compare(x, y):
-        assert x.shape == y.shape
-        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * np.abs(y).max())
-
-    jax.tree.map(compare, actual, expected)
 
 
 def value_and_gradients(function, *inputs):

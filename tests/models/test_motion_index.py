@@ -13,6 +13,7 @@ from jaxmed.models.motion_index import USUAL_S, MotionIndex
 from jaxmed.models.pose_lstm import PoseLSTM
 from jaxmed.pose import features
 from jaxmed.pose.skeletons import BLAZEPOSE, KINECT, find_skeleton
+from tests.models.trees import computed
 
 SEQUENCE = dict(
     embedding=5, cell='lstm', hidden=4, layers=1, bidirectional=False, convolutions=0,
@@ -49,22 +50,16 @@ def normalise(*raw, skeleton):
         *raw, skeleton=find_skeleton(skeleton), exercises=EXERCISES)
 
 
-def compiled(function, *inputs):
-    """Runs what takes longer to optimise than to run."""
-    options = {'xla_backend_optimization_level': 0}
-    return jax.jit(function).lower(*inputs).compile(options)(*inputs)
-
-
 def begin(model, movement):
-    return compiled(lambda: model.init(jax.random.key(0), movement, train=False))
+    return computed(lambda: model.init(jax.random.key(0), movement, train=False))
 
 
 def apply(model, variables, movement):
-    return compiled(lambda *of: model.apply(*of, train=False), variables, movement)
+    return computed(lambda *of: model.apply(*of, train=False), variables, movement)
 
 
 def look(model, movement):
-    return compiled(model.look, movement)
+    return computed(model.look, movement)
 
 
 def shapes_of(model, movement):
@@ -181,7 +176,7 @@ def test_limits_are_used_and_not_changed_by_training():
     scaled = variables | {'limits': {'sequence': limits}}
     assert np.any(apply(model, variables, movement)
                   != apply(model, scaled, movement))
-    _, state = compiled(lambda variables: model.apply(
+    _, state = computed(lambda variables: model.apply(
         variables, movement, train=True, mutable=['limits'],
         rngs={'dropout': jax.random.key(1)}), scaled)
     jax.tree.map(

@@ -11,6 +11,7 @@ import pytest
 from jaxmed.errors import ConfigError
 from jaxmed.models import patch_sequence
 from jaxmed.models.patch_sequence import AGGREGATIONS, FAMILIES, SEQUENCES
+from tests.models.trees import close, compiled
 
 
 def make_model(**options):
@@ -45,12 +46,6 @@ def variables_of(model, inputs):
     if 'batch_stats' in variables:  # variances are positive
         variables['batch_stats'] = jax.tree.map(np.abs, variables['batch_stats'])
     return variables
-
-
-def compiled(function, *inputs):
-    """What takes longer to optimise than to run."""
-    options = {'xla_backend_optimization_level': 0}
-    return jax.jit(function).lower(*inputs).compile(options)
 
 
 def run(models, variables, inputs, *others, train=False):
@@ -99,14 +94,6 @@ def count(model, inputs):
         name: sum(x.size for x in jax.tree.leaves(layer))
         for name, layer in shapes['params'].items()
     }
-
-
-def close(actual, expected, tolerance=1e-6):
-    def compare(x, y):
-        scale = max(1.0, np.abs(y).max())
-        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale)
-
-    jax.tree.map(compare, actual, expected)
 
 
 def test_the_papers_network_has_the_parameters_of_its_description():
@@ -163,9 +150,9 @@ def spread_out(inputs, places, count):
 
 def check_same(spread, plain, inputs, places):
     (far, *far_others), (outputs, *others) = spread, plain
-    close((far['series'], *far_others), (outputs['series'], *others))
+    close((far['series'], *far_others), (outputs['series'], *others), 1e-6)
     for row, i in zip(*inputs['mask'].nonzero()):
-        close(far['patches'][row, places[row][i]], outputs['patches'][row, i])
+        close(far['patches'][row, places[row][i]], outputs['patches'][row, i], 1e-6)
 
 
 @pytest.mark.parametrize('sequence', SEQUENCES)
@@ -381,7 +368,7 @@ def test_a_result_does_not_depend_on_the_rest_of_its_batch():
     alone, together = (
         predict(model, variables, x)
         for x in ({name: x[1:2] for name, x in inputs.items()}, inputs))
-    close(alone, {name: x[1:2] for name, x in together.items()})
+    close(alone, {name: x[1:2] for name, x in together.items()}, 1e-6)
 
 
 def test_rows_keep_their_order_and_nothing_of_where_in_them():

@@ -10,6 +10,7 @@ import pytest
 
 from jaxmed.errors import ConfigError
 from jaxmed.models.pose_lstm import DEVIATIONS, PoseLSTM, _windows
+from tests.models.trees import close, computed
 
 PAPER = dict(
     embedding=193, cell='lstm', hidden=193, layers=1, bidirectional=False,
@@ -50,12 +51,6 @@ def make_inputs(lengths, steps, *, features=6, context=2, seed=0):
             'context': rng.random((len(lengths), context)).astype(np.float32)}
 
 
-def compiled(function, *inputs):
-    """Runs what takes longer to optimise than to run."""
-    options = {'xla_backend_optimization_level': 0}
-    return jax.jit(function).lower(*inputs).compile(options)(*inputs)
-
-
 def shapes_of(model, inputs):
     return jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, train=False))
 
@@ -84,16 +79,9 @@ def run(model, variables, inputs, *, train):
             rngs={'dropout': jax.random.key(2)}, mutable=['batch_stats'])
         return (outputs ** 2).sum(), outputs
 
-    grads, outputs = compiled(
+    grads, outputs = computed(
         jax.grad(loss, has_aux=True), variables['params'], inputs)
     return outputs, grads
-
-
-def close(actual, expected, tolerance=1e-5):
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(
-            x, y, rtol=0, atol=tolerance * max(1.0, np.abs(y).max())),
-        actual, expected)
 
 
 @pytest.mark.parametrize('features, context, total', [
@@ -157,9 +145,9 @@ def test_all_options_are_finite_and_blind_to_fillers(name):
     longer, longer_grads = run(model, variables, many, train=True)
     close(longer, outputs)
     close(longer_grads, grads)
-    together = compiled(lambda x: model.apply(variables, x, train=False), few)
+    together = computed(lambda x: model.apply(variables, x, train=False), few)
     one = {key: value[1:2] for key, value in few.items()}
-    alone = compiled(lambda x: model.apply(variables, x, train=False), one)
+    alone = computed(lambda x: model.apply(variables, x, train=False), one)
     close(alone, together[1:2])
 
 
@@ -187,7 +175,7 @@ def test_training_begins_at_the_first_index():
     inputs = make_inputs([9, 30, 0], 30)
     for likelihood in ('point', 'gaussian'):
         model = make_model(likelihood=likelihood, embedding=32, hidden=32, dense=32)
-        outputs = compiled(lambda key: model.apply(
+        outputs = computed(lambda key: model.apply(
             model.init(key, inputs, train=False), inputs, train=False),
             jax.random.key(0))
         np.testing.assert_allclose(outputs[:, 0], 0.3, atol=0.05)
@@ -242,11 +230,11 @@ def test_both_directions_read_from_their_own_end():
     kernel = variables['params']['dense']['kernel']
     swapped['params']['dense']['kernel'] = np.concatenate([kernel[4:], kernel[:4]])
     outputs, expected = (
-        compiled(lambda x: model.apply(v, x, train=False), x)
+        computed(lambda x: model.apply(v, x, train=False), x)
         for v, x in ((swapped, turned), (variables, inputs)))
     close(outputs, expected)
     assert np.abs(
-        compiled(lambda x: model.apply(variables, x, train=False), turned) - expected
+        computed(lambda x: model.apply(variables, x, train=False), turned) - expected
     ).max() > 1e-3
 
 
@@ -286,7 +274,7 @@ def test_bfloat16_is_close_and_gives_float32():
     for name, options in MODELS.items():
         models = [make_model(**options, dtype=t) for t in (jnp.bfloat16, jnp.float32)]
         variables = variables_of(models[0], inputs, scale=0.3)
-        outputs, expected = compiled(
+        outputs, expected = computed(
             lambda x: [m.apply(variables, x, train=False) for m in models], inputs)
         assert outputs.dtype == jnp.float32
         close(outputs, expected, 0.05)
@@ -344,7 +332,7 @@ def test_the_rival_in_pytorch_is_the_same_network():
         load(rival, variables['params'], torch)
         expected = rival(*(torch.from_numpy(inputs[name]) for name in (
             'features', 'mask', 'context')))
-        outputs = compiled(lambda x: model.apply(variables, x, train=False), inputs)
+        outputs = computed(lambda x: model.apply(variables, x, train=False), inputs)
         close(outputs, expected.detach().numpy())
 
 

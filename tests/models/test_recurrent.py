@@ -8,6 +8,7 @@ from jax import lax
 
 from jaxmed.models import patch_sequence, recurrent
 from jaxmed.models.recurrent import CELLS, Recurrent
+from tests.models.trees import close, computed
 
 GLOROT = jax.nn.initializers.glorot_uniform()
 
@@ -30,12 +31,6 @@ def params_of(layer, inputs, mask, scale=0.5, **options):
         lambda x: (scale * rng.normal(size=x.shape)).astype(np.float32), shapes)
 
 
-def compiled(function, *inputs):
-    """Runs what takes longer to optimise than to run."""
-    options = {'xla_backend_optimization_level': 0}
-    return jax.jit(function).lower(*inputs).compile(options)(*inputs)
-
-
 def run(layer, params, inputs, mask, **options):
     """States, last states, and gradients by parameters and inputs of their squares."""
 
@@ -47,16 +42,9 @@ def run(layer, params, inputs, mask, **options):
         value = (jnp.where(mask[..., None], every, 0) ** 2 * weights).sum()
         return value + (last * weights).sum(), (every, last)
 
-    (_, outputs), grads = compiled(
+    (_, outputs), grads = computed(
         jax.value_and_grad(loss, (0, 1), has_aux=True), params, inputs)
     return outputs, grads
-
-
-def close(actual, expected, tolerance=1e-5):
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(
-            x, y, rtol=0, atol=tolerance * max(1.0, np.abs(y).max())),
-        actual, expected)
 
 
 @pytest.mark.parametrize('cell', sorted(CELLS))
@@ -99,7 +87,7 @@ def test_two_layers_and_their_gradients_are_pytorchs(cell, directions):
             inputs, _ = ours.apply({'params': values}, inputs, mask, train=False)
         return (inputs ** 3).sum(), inputs
 
-    (_, states), (grads, by_inputs) = compiled(
+    (_, states), (grads, by_inputs) = computed(
         jax.value_and_grad(loss, (0, 1), has_aux=True), params, inputs)
     close(states, expected.detach().numpy())
     close(by_inputs, x.grad.numpy())
@@ -169,7 +157,7 @@ def test_gradients_are_those_of_a_scan_wherever_fillers_stand(cell):
         value = (jnp.where(mask[..., None], every, 0) ** 2 * weights).sum()
         return value + (last * weights).sum(), (every, last)
 
-    (_, expected), expected_grads = compiled(
+    (_, expected), expected_grads = computed(
         jax.value_and_grad(loss, (0, 1), has_aux=True), params, inputs)
     close(outputs, expected)
     close(grads, expected_grads)
@@ -183,10 +171,10 @@ def test_it_is_the_lstm_of_patches():
     params = params_of(layer, inputs, mask)
     other = patch_sequence.MaskedLSTM(4, 2, jnp.float32, GLOROT)
     turned = inputs.swapaxes(0, 1), mask.T
-    expected = compiled(lambda *x: other.apply({'params': params}, *x), *turned)
+    expected = computed(lambda *x: other.apply({'params': params}, *x), *turned)
     outputs, _ = run(layer, params, inputs, mask)
     close(outputs, (expected[0].swapaxes(0, 1), expected[1]), 1e-6)
-    begin, there = compiled(lambda key: (
+    begin, there = computed(lambda key: (
         layer.init(key, inputs, mask, train=False), other.init(key, *turned),
     ), jax.random.key(0))
     assert jax.tree.structure(begin) == jax.tree.structure(there)
@@ -195,7 +183,7 @@ def test_it_is_the_lstm_of_patches():
 
 def test_cells_start_orthogonal_with_an_open_forget_gate():
     inputs, mask = make_inputs(2, 1, 3), np.ones((2, 1), bool)
-    begin = compiled(lambda key: {
+    begin = computed(lambda key: {
         cell: make_layer(cell).init(key, inputs, mask, train=False)['params']
         for cell in CELLS
     }, jax.random.key(0))
