@@ -35,9 +35,14 @@ class Cut(NamedTuple):
     min_seconds: float  # in which somebody must be seen
 
     @property
+    def recordings(self):
+        """Of an example, at most."""
+        return len(self.exercises) if self.unit == 'subject' else 1
+
+    @property
     def length(self):
         """Frames of an example."""
-        return self.frames * (len(self.exercises) if self.unit == 'subject' else 1)
+        return self.frames * self.recordings
 
 
 def check_cut(cut):
@@ -59,7 +64,7 @@ def cut_record(parts, *, cut, case_id, subject, where):
     """The windows of a recording, or of a person's recordings.
 
     Args:
-        parts: list of (exercise, cleaned Motion); one with unit 'video'.
+        parts: list of (exercise, cleaned Motion), up to R = cut.recordings.
         cut: Cut.
         case_id: str.
         subject: who it is: hashed, not kept.
@@ -71,33 +76,32 @@ def cut_record(parts, *, cut, case_id, subject, where):
         False on padding, which comes last; segment int8 [W, T], the exercise, or their
         number where it is none of them; step_s float32 [W, T], from a frame to the
         next one of its recording, 0 on padding;
-        first_s and last_s float32 [W], when a window begins and ends; seen float32
+        first_s and last_s float32 [W, R], when each recording's part begins and ends,
+        NaN where there is none; seen float32
         [W], share of joints that are known; exercise, a text; example_id, case_id,
-        patient_id, content_id.
+        patient_id, content_id. Recordings are in the order of the exercises.
 
     Raises:
         InputError: too short; more recordings than exercises, or none.
     """
-    most = len(cut.exercises) if cut.unit == 'subject' else 1
-    if not 1 <= len(parts) <= most:
+    if not 1 <= len(parts) <= cut.recordings:
         raise InputError(
-            where, f'{len(parts)} recordings of a person, expected 1 to {most}')
+            where, f'{len(parts)} recordings of a person, expected 1 to '
+            f'{cut.recordings}')
     pieces = []
-    for exercise, motion in parts:
+    for exercise, motion in in_order(parts, cut=cut):
         cleaning.check_length(
             motion, where=where,
             min_frames=max(2, math.ceil(cut.min_seconds * cut.rate_hz)))
         number = number_of(exercise, cut.exercises)
         pieces.append((number, *_cut(motion, cut)))
-    pieces.sort(key=lambda piece: piece[0])
     windows = [
         _join([[column[min(window, len(column) - 1)] for column in columns]
                for _, *columns in pieces], [number for number, *_ in pieces], cut)
         for window in range(max(len(columns[0]) for _, *columns in pieces))]
     record = {name: np.stack([window[name] for window in windows])
               for name in windows[0]}
-    names = [cut.exercises[number] if number < len(cut.exercises) else 'other'
-             for number, *_ in pieces]
+    names = [name_of(number, cut.exercises) for number, *_ in pieces]
     return record | {
         'exercise': names[0] if len(names) == 1 else 'all',
         'example_id': case_id, 'case_id': case_id,
@@ -115,6 +119,16 @@ def number_of(exercise, exercises):
     """The place of what find_exercise finds; their number where it is none."""
     found = find_exercise(exercise, exercises)
     return exercises.index(found) if found else len(exercises)
+
+
+def name_of(number, exercises):
+    """What an exercise is called that has this number."""
+    return exercises[number] if number < len(exercises) else 'other'
+
+
+def in_order(parts, *, cut):
+    """Recordings of a person, (exercise, ...) each, in the order of the exercises."""
+    return sorted(parts, key=lambda part: number_of(part[0], cut.exercises))
 
 
 def find_exercise(name, exercises):
@@ -185,13 +199,15 @@ def _join(pieces, numbers, cut):
     known = np.isfinite(inputs).all(axis=-1)
     # Stretched to a window, each recording has a step of its own.
     steps_s = np.repeat([piece[4] for piece in pieces], lengths)
+    ends_s = np.full((2, cut.recordings), np.nan, np.float32)
+    ends_s[:, :len(pieces)] = np.transpose([piece[2:4] for piece in pieces])
     return {
         'inputs': np.concatenate([inputs, blank]).astype(np.float32),
         'frame_mask': np.arange(cut.length) < count,
         'segment': np.pad(
             segment, (0, fill), constant_values=len(cut.exercises)).astype(np.int8),
         'step_s': np.pad(steps_s, (0, fill)).astype(np.float32),
-        'first_s': np.float32(pieces[0][2]), 'last_s': np.float32(pieces[0][3]),
+        'first_s': ends_s[0], 'last_s': ends_s[1],
         'seen': np.float32(known.mean()),
     }
 

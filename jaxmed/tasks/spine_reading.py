@@ -110,7 +110,8 @@ def _recordings_of(path, cut):
 def read_recording(path, *, case_id, find, clean, cut, exercise):
     """A recording, or a person's, to predict: of movements.cut_record, and 'parts'.
 
-    'parts' is a list of (exercise, Motion as found, Motion cleaned, path).
+    'parts' is a list of (exercise, Motion as found, Motion cleaned, path), in the order
+    of the exercises.
     """
     files = _recordings_of(path, cut)
     names = [movements.find_exercise(file.stem, cut.exercises) or exercise
@@ -120,6 +121,7 @@ def read_recording(path, *, case_id, find, clean, cut, exercise):
     for name, file in zip(names, files):
         motion = find(file)
         parts.append((name, motion, clean(motion), file))
+    parts = movements.in_order(parts, cut=cut)
     record = movements.cut_record(
         [(name, cleaned) for name, _, cleaned, _ in parts], cut=cut, case_id=case_id,
         subject=case_id, where=path)

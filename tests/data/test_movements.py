@@ -33,8 +33,8 @@ def test_windows_begin_every_stride_and_the_last_ends_with_the_recording():
     record = cut([('walk', make_motion(95))])
     assert record['inputs'].shape == (4, 40, 33, 4)
     np.testing.assert_array_equal(record['inputs'][:, 0, 0, 0], [0, 20, 40, 55])
-    np.testing.assert_allclose(record['first_s'], [0, 2, 4, 5.5])
-    np.testing.assert_allclose(record['last_s'], [3.9, 5.9, 7.9, 9.4])
+    np.testing.assert_allclose(record['first_s'][:, 0], [0, 2, 4, 5.5])
+    np.testing.assert_allclose(record['last_s'][:, 0], [3.9, 5.9, 7.9, 9.4])
     assert record['frame_mask'].all() and (record['segment'] == 1).all()
     assert record['step_s'].shape == (4, 40) and record['step_s'].dtype == np.float32
     np.testing.assert_allclose(record['step_s'], 0.1)
@@ -48,7 +48,7 @@ def test_a_short_recording_is_padded_at_its_end():
     assert (record['inputs'][0, 25:, :, 3] == 0).all()
     assert (record['segment'][0, 25:] == 3).all()
     np.testing.assert_allclose(record['step_s'][0], [0.1] * 25 + [0] * 15)
-    assert record['last_s'][0] == pytest.approx(2.4)
+    assert record['last_s'][0, 0] == pytest.approx(2.4)
 
 
 def test_a_whole_recording_becomes_one_window_that_knows_its_seconds():
@@ -83,6 +83,17 @@ def test_each_whole_recording_of_a_person_has_a_step_of_its_own():
         record['step_s'][0], np.repeat([0.3, 0.2, 0.1], 40), rtol=1e-5)
     alone = cut([('walk', make_motion(79))], unit='subject', span='whole')
     np.testing.assert_allclose(alone['step_s'][0], [0.2] * 40 + [0] * 80, rtol=1e-5)
+
+
+def test_each_recording_of_a_person_begins_and_ends_at_times_of_its_own():
+    jump, walk = make_motion(60), make_motion(30)
+    walk = walk._replace(time_s=walk.time_s + 7)
+    record = cut([('jump', jump), ('walk', walk)], unit='subject')
+    # The walk, which comes first, has one window; the jump has two.
+    np.testing.assert_allclose(
+        record['first_s'], [[7, 0, np.nan], [7, 2, np.nan]])
+    np.testing.assert_allclose(
+        record['last_s'], [[9.9, 3.9, np.nan], [9.9, 5.9, np.nan]])
 
 
 def test_an_unknown_exercise_is_told_as_such():

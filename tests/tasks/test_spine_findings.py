@@ -39,6 +39,23 @@ def make_record(found, clean, path='walk.mp4', exercise='walk'):
     return record | {'parts': [(exercise, found, clean, path)]}
 
 
+def make_person(parts):
+    """Of (exercise, Motion as found, path) each, cleaned as they were found."""
+    cut = CUT._replace(unit='subject')
+    parts = movements.in_order(
+        [(exercise, found, found, path) for exercise, found, path in parts], cut=cut)
+    record = movements.cut_record(
+        [(exercise, clean) for exercise, _, clean, _ in parts], cut=cut, case_id='c',
+        subject='s', where='c')
+    return record | {'parts': parts}
+
+
+def shorten(motion, frames):
+    return motion._replace(
+        joints=motion.joints[:frames], visibility=motion.visibility[:frames],
+        time_s=motion.time_s[:frames])
+
+
 def tell(record, index, *, spread=0.0, interval=None, annotate=False, **options):
     index = np.array(index, np.float32)
     return spine_findings.findings(
@@ -123,15 +140,89 @@ def test_quality_is_that_of_the_recording_as_it_was_found(walk):
 
 
 def test_counts_of_frames_are_added_up_over_a_persons_recordings(walk):
-    cut = CUT._replace(unit='subject')
-    record = movements.cut_record(
-        [('walk', walk), ('jump', walk)], cut=cut, case_id='c', subject='s', where='c')
-    record |= {'parts': [('walk', walk, walk, 'a.mp4'), ('jump', walk, walk, 'b.mp4')]}
-    finding = tell(record, [0.2] * 3, annotate=True, cut=cut)
+    record = make_person([('jump', walk, 'a.mp4'), ('walk', walk, 'b.mp4')])
+    finding = tell(record, [0.2] * 3)
     assert finding.details['read'] == {'frames': 80, 'frames_nobody': 0}
     assert finding.details['cleaned'] == [walk.counts, walk.counts]
     assert finding.row['exercise'] == 'all'
-    assert list(finding.files) == ['index.png']  # of which video there is no telling
+
+
+def test_each_recording_of_a_person_is_told_by_itself(walk):
+    joints = walk.joints.copy()
+    joints[20:] = np.nan
+    jump = shorten(walk._replace(
+        joints=joints, visibility=np.full((40, 33), 0.8, np.float32)), 25)
+    record = make_person([
+        ('somersault', shorten(walk, 20), 'c.csv'), ('jump', jump, 'b.csv'),
+        ('walk', walk._replace(time_s=walk.time_s + 7), 'a.csv')])
+    finding = tell(record, [0.2, 0.3, 0.4], interval=FIXED)
+    found = finding.details['recordings']
+    assert [one['exercise'] for one in found] == ['walk', 'jump', 'other']
+    assert [(one['first_s'], one['last_s'], one['seconds']) for one in found] == [
+        (7.0, 10.9, 3.9), (0.0, 2.4, 2.4), (0.0, 1.9, 1.9)]
+    assert [one['person_share'] for one in found] == [1.0, 0.8, 1.0]
+    assert found[1]['visibility'] == found[1]['joints_known_share'] == 0.8
+    assert finding.row['seconds'] == 8.2
+    assert finding.row['person_share'] == round(80 / 85, 4)
+    # A window of the person is one of each recording; a short one is in all of them.
+    windows = finding.details['windows_found']
+    assert [w['index'] for w in windows] == [0.2, 0.3, 0.4]
+    assert [[one['exercise'] for one in w['recordings']] for w in windows] == [
+        ['walk', 'jump', 'other']] * 3
+    assert [[(one['first_s'], one['last_s']) for one in w['recordings']]
+            for w in windows] == [
+        [(7.0, 8.9), (0.0, 1.9), (0.0, 1.9)], [(8.0, 9.9), (0.5, 2.4), (0.0, 1.9)],
+        [(9.0, 10.9), (0.5, 2.4), (0.0, 1.9)]]
+    assert 'first_s' not in windows[0]
+
+
+def test_one_recording_of_a_person_is_told_as_a_recording_is(walk):
+    finding = tell(make_person([('walk', walk, 'a.csv')]), [0.2, 0.6, 1.0])
+    assert finding.row == tell(make_record(walk, walk), [0.2, 0.6, 1.0]).row
+    assert [w['first_s'] for w in finding.details['windows_found']] == [0, 1, 2]
+
+
+def test_a_persons_pictures_show_every_recording(walk):
+    still = walk._replace(joints=np.repeat(walk.joints[:1], 40, axis=0))
+    blind = still._replace(joints=np.where(
+        np.arange(33)[:, None] < 11, np.float32(np.nan), still.joints))
+    first, second, third = (
+        tell(make_person([('walk', walk, 'a.csv'), ('jump', other, 'b.csv')]), index,
+             interval=FIXED)
+        for other, index in ((still, [0.2] * 3), (blind, [0.2] * 3), (blind, [0.8] * 3))
+    )
+    alone = tell(make_record(walk, walk), [0.2] * 3).pictures['overlays']
+    plots = [read_png(one.files['index.png']) for one in (first, second, third)]
+    assert len({plot.shape for plot in plots}) == 1
+    apart = np.argwhere((plots[0] != plots[1]).any(axis=-1))
+    # The second recording's quality, lower right.
+    assert len(apart) and apart.min(axis=0)[0] > 180 and apart.min(axis=0)[1] > 400
+    apart = np.argwhere((plots[1] != plots[2]).any(axis=-1))
+    assert len(apart) and apart.max(axis=0)[0] < 180  # the index, above
+    phases = [one.pictures['overlays'] for one in (first, second)]
+    assert phases[0].shape[0] > 2 * alone.shape[0]
+    apart = np.argwhere((phases[0] != phases[1]).any(axis=-1))
+    assert len(apart) and apart[:, 0].min() > alone.shape[0]
+
+
+def test_each_video_of_a_person_is_annotated_with_the_persons_index(walk, tmp_path):
+    parts = []
+    for name, frames in (('jump', 30), ('walk', 40)):
+        path = tmp_path / f'{name}.mp4'
+        write_video(path, frames, (202, 302))
+        seen = shorten(walk._replace(size_hw=(202, 302)), frames)
+        parts.append((name, seen, path))
+    parts.append(('touch toes', walk._replace(size_hw=None), 'c.csv'))
+    finding = tell(make_person(parts), [0.9, 0.05, 0.7], annotate=True)
+    assert list(finding.files) == [
+        'index.png', 'annotated walk.mp4', 'annotated jump.mp4']
+    for name, count in (('walk', 40), ('jump', 30)):
+        rate_hz, frames = read_bytes(
+            finding.files[f'annotated {name}.mp4'], tmp_path)
+        assert len(frames) == count and rate_hz == pytest.approx(10.0)
+        red = [count_like(frame, panel.RED) for frame in frames]
+        assert min(red) > 0.8 * max(red) > 0  # 0.55, over a half all the time
+        assert min(count_like(frame, drawing.LEFT) for frame in frames) > 20
 
 
 def test_the_pictures_show_something_and_change_with_the_index(walk):

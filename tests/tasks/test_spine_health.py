@@ -530,6 +530,11 @@ def test_a_persons_three_recordings_are_one_example_from_table_to_finding(tmp_pa
     assert 0 <= float(row['index']) <= 1 and row['low'] == row['high'] == ''
     (details,) = json.loads((output / 'findings.json').read_text())
     assert len(details['cleaned']) == 3
+    told = details['recordings']
+    assert [one['exercise'] for one in told] == ['touch toes', 'walk', 'jump']
+    assert all(4 < one['seconds'] < 7 for one in told)
+    assert float(row['seconds']) == pytest.approx(
+        sum(one['seconds'] for one in told), abs=0.02)
     assert details['interval'] == {'width': None, 'reason': 'not calibrated'}
 
 
@@ -541,7 +546,7 @@ def test_a_persons_frames_in_folders_are_read_and_an_exercise_twice_is_refused(
     task = make(unit='subject')
     assert task.files(tmp_path) == [(person, person.name)]
     record = task.read(person, case_id='c')
-    assert [part[0] for part in record['parts']] == ['jump', 'touch toes', 'walk']
+    assert [part[0] for part in record['parts']] == ['touch toes', 'walk', 'jump']
     shutil.copy(person / 'walk.csv.gz', person / 'walk again.csv.gz')
     with pytest.raises(InputError, match='walk again.csv.gz'):
         task.read(person, case_id='c')
