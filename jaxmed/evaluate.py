@@ -107,10 +107,7 @@ def evaluate(
             for number, (tasks, members, source) in enumerate(data[part])
         ])
         task = data[part][0][0][0]
-        cases = task.cases(rows)
-        if 'person_id' in cases:  # dealt out by case: see data.folds
-            cases = dict(cases)  # no person's id goes into a report
-            cases['patient_id'] = cases.pop('person_id')
+        cases = task.cases(by_person(rows))
         again, counts = np.unique(cases['case_id'], return_counts=True)
         if counts.max() > 1:
             raise RecordError('records', f'case {again[counts.argmax()]} comes twice')
@@ -143,6 +140,17 @@ def evaluate(
             for probe, function in task.probes.items():
                 measured[probe] = measure(probe, part, views=views, change=function)
     return results, measured
+
+
+def by_person(rows):
+    """Rows whose patients are people, also where cases were dealt out: data.folds.
+
+    What a person is called goes no further than 'patient_id', which no report shows.
+    """
+    rows = dict(rows)
+    if 'person_id' in rows:
+        rows['patient_id'] = rows.pop('person_id')
+    return rows
 
 
 def join(parts):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxmed import grids, measure, optimizers, predict, progress, runs, train
+from jaxmed import evaluate, grids, measure, optimizers, predict, progress, runs, train
 from jaxmed.checkpoint import Checkpoints
 from jaxmed.data import folds as fold_sets
 from jaxmed.data import pipeline, records
@@ -233,7 +233,7 @@ def _calibrate(workdir, source, config):
     views = runs.check_views([task], config['evaluate']['views'])
     rows = predict.make_split_rows([task], views=views)(
         members, source, batch_size=config['runtime']['eval_batch_size'])
-    values = task.calibrate(task.cases(rows)) | {'views': views}
+    values = task.calibrate(evaluate.by_person(rows)) | {'views': views}
     _on_first_process(lambda: runs.write_calibration(workdir, values))
 
 

@@ -110,7 +110,7 @@ class Task(NamedTuple):
     begin: Callable[..., Any] | None = None
     # device; (variables, raw batch, class [B]) -> maps [B, H, W]
     explain: Callable[[Any, Batch, Any], Any] | None = None
-    calibrate: Callable[[Rows], dict] | None = None  # cases of valid -> JSON values
+    calibrate: Callable[[Rows], dict] | None = None  # all rows of valid -> JSON values
     calibrated: Callable[[dict], 'Task'] | None = None  # these values -> the same task
     probes: Mapping[str, Callable[[Batch], Batch]] = {}  # changes of the raw batch
     fit_baselines: Callable[..., Mapping] | None = None  # training source -> more

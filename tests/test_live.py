@@ -24,7 +24,7 @@ TINY = (
         embedding=6, hidden=6, dense=6).items()),
     '--config.train.epochs=1', '--config.train.steps_per_epoch=1',
     '--config.train.batch_size=8',
-    '--config.data.phantoms=45', '--config.data.phantom_splits=(0.4,0.4,0.2)',
+    '--config.data.phantoms=75', '--config.data.phantom_splits=(0.4,0.4,0.2)',
     '--config.evaluate.resamples=5',
 )
 RATE_HZ, SIZE = 10.0, 240

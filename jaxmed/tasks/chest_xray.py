@@ -197,8 +197,8 @@ def _with_temperature(task, temperature, classes, exclusive):
         probabilities=partial(
             calibration.scale_logits, temperature=temperature, exclusive=exclusive
         ),
-        calibrate=lambda cases: {'temperature': calibration.fit_temperature(
-            cases['probability'], cases['targets'], exclusive=exclusive
+        calibrate=lambda rows: {'temperature': calibration.fit_temperature(
+            cases(rows)['probability'], rows['targets'], exclusive=exclusive
         )},
         calibrated=lambda values: _with_temperature(
             task, float(values['temperature']), classes, exclusive

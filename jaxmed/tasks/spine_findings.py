@@ -10,6 +10,7 @@ import numpy as np
 from jaxmed.data import movements, video_writing, videos
 from jaxmed.metrics import RED_FLAG
 from jaxmed.pose import drawing, index_plot, panel
+from jaxmed.tasks.spine_intervals import bounds, of_windows
 from jaxmed.types import Finding
 
 _STRIP_HW, _PLOT_HW = (320, 1200), (420, 900)
@@ -61,7 +62,7 @@ def findings(
     Args:
         record: of tasks.spine_reading.read_recording.
         answer: index and spread [W], of its windows.
-        interval: of tasks.spine_health.calibrate, or None.
+        interval: of tasks.spine_intervals.calibrate, or None.
         skeleton, cut: of the task.
         annotate: whether videos are drawn on.
         source_hz: frames a second of a folder of frames, as it was read with.
@@ -72,7 +73,8 @@ def findings(
         Finding: index is the mean over windows; low and high its interval, empty where
         nothing is known of it; red_flag 'yes' where the index is over 0.5; seconds
         those of all recordings together. Of a person the index is of all recordings,
-        and there is none of a single one.
+        and there is none of a single one. Each window has an interval of its own, that
+        of single windows.
     """
     index, spread = (np.asarray(answer[name], float) for name in ('index', 'spread'))
     overall, low, high = bounds(index.mean(), spread.mean(), interval)
@@ -101,7 +103,8 @@ def findings(
         **_tell_times(record, place, recordings), 'index': round(float(one), 4),
         'low': lower, 'high': upper, 'joints_known_share': round(float(share), 4),
     } for place, ((one, lower, upper), share) in enumerate(zip(
-        (bounds(*pair, interval) for pair in zip(index, spread)), record['seen']))]
+        (bounds(*pair, of_windows(interval)) for pair in zip(index, spread)),
+        record['seen']))]
     words = f'{record["exercise"]}: index {overall:.2f}'
     if low is not None:
         words += f' ({low:.2f} to {high:.2f})'
@@ -161,19 +164,11 @@ def _tell_times(record, window, recordings):
         {'exercise': one['exercise']} | time for one, time in zip(recordings, times)]}
 
 
-def bounds(index, spread, interval):
-    """(index, low, high), all in [0, 1]; None, None without an interval."""
-    index = float(index)
-    if interval is None or interval['width'] is None:
-        return index, None, None
-    half = interval['width'] * (float(spread) if interval['by_spread'] else 1.0)
-    return index, max(index - half, 0.0), min(index + half, 1.0)
-
-
 def _curve(index, spread, interval):
-    """[W] arrays of index, low and high; None in place of those without an interval."""
+    """[W] of windows: index, low and high; None in place of both without an interval.
+    """
     low, high = zip(*(
-        bounds(*pair, interval)[1:] for pair in zip(index, spread)))
+        bounds(*pair, of_windows(interval))[1:] for pair in zip(index, spread)))
     known = low[0] is not None
     return index, np.array(low) if known else None, np.array(high) if known else None
 

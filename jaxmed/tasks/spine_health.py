@@ -16,6 +16,7 @@ from jaxmed.pose.skeletons import find_skeleton
 from jaxmed.tasks import (
     spine_baselines,
     spine_findings,
+    spine_intervals,
     spine_live,
     spine_reading,
     spine_sections,
@@ -41,7 +42,6 @@ PAGE = Page(
 LOSSES = {
     'mse': losses.squared_error, 'huber': losses.huber, 'gaussian': losses.gaussian,
 }
-LEVEL = 0.9  # of the intervals of single predictions
 
 
 def make(
@@ -205,7 +205,7 @@ def make(
             begin, model=network, prepare=prepare, quantile=limits_quantile),
         fit_baselines=partial(
             spine_baselines.fit, prepare=prepare, skeleton=layout),
-        calibrate=calibrate,
+        calibrate=lambda rows: spine_intervals.calibrate(cases(rows), rows),
         sections=spine_sections.sections,
         reading=dict(
             cut._asdict(), skeleton=skeleton, min_visibility=min_visibility,
@@ -231,8 +231,8 @@ def make(
                     mode='video', max_people=max_people, dtype=landmark_dtype)))
 
     return with_interval(None)._replace(
-        calibrated=with_interval,
-        together=lambda several: with_interval(_join(several)))
+        calibrated=lambda values: with_interval(spine_intervals.check(values)),
+        together=lambda several: with_interval(spine_intervals.join(several)))
 
 
 SMOOTHING_OPTIONS = {
@@ -348,38 +348,6 @@ def cases(rows):
              if column.dtype.kind == 'U' and name != 'example_id'}
     return texts | means | {
         'windows': counts, 'error': np.abs(means['index'] - means['truth'])}
-
-
-def calibrate(rows):
-    """How far single predictions are off, from the validation split's cases.
-
-    The interval of an index is index +- width, or with a spread index +- width times
-    spread: the quantile of what was seen there that makes it hold in LEVEL of new
-    cases from the same source (split conformal prediction, Vovk 2005).
-
-    Returns:
-        {'width', 'by_spread', 'level', 'cases', 'reason'}; width None, with a reason,
-        where there are too few cases.
-    """
-    known = ~np.isnan(rows['truth'])
-    error, spread = rows['error'][known], rows['spread'][known]
-    count = len(error)
-    by_spread = bool(count and (spread > 0).all())
-    rank = int(np.ceil((count + 1) * LEVEL))
-    values = {'by_spread': by_spread, 'level': LEVEL, 'cases': count}
-    if rank > count:
-        return values | {'width': None, 'reason': f'{count} cases are too few for an '
-                         f'interval of level {LEVEL:g}'}
-    off = np.sort(error / spread if by_spread else error)
-    return values | {'width': float(off[rank - 1]), 'reason': ''}
-
-
-def _join(several):
-    """Of several members the widest: none was fitted to their mean."""
-    if not all(several) or len({values['by_spread'] for values in several}) > 1:
-        return None  # a width in spreads and one in indices can't be compared
-    return max(several, key=lambda values: np.inf if values['width'] is None
-               else values['width'])
 
 
 def infer(apply, record, *, batch_size):

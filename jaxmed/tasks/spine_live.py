@@ -8,7 +8,7 @@ import numpy as np
 from jaxmed.errors import ConfigError
 from jaxmed.pose import landmarks
 from jaxmed.pose.live import Live
-from jaxmed.tasks.spine_findings import bounds
+from jaxmed.tasks.spine_intervals import bounds, of_windows
 
 
 class Parts(NamedTuple):
@@ -28,7 +28,8 @@ def make_parts(
 
     Args:
         apply: raw arrays [1, ...] -> {'index', 'spread'} [1], of predict.Predictor.
-        interval: of tasks.spine_health.calibrate, or None.
+        interval: of tasks.spine_intervals.calibrate, or None: that of single windows is
+            shown.
         skeleton, cut: of the task.
         segment: which exercise is done, as in data.movements.
         clean: pose.cleaning.clean with the task's options, some of which are
@@ -60,7 +61,7 @@ def make_parts(
             'step_s': np.full((1, len(inputs)), 1 / rate_hz, np.float32),
         })
         return bounds(np.asarray(answer['index'])[0], np.asarray(answer['spread'])[0],
-                      interval)
+                      of_windows(interval))
 
     return Parts(
         partial(

@@ -17,7 +17,7 @@ from jaxmed.classification.intervals import (
 )
 from jaxmed.metrics import RED_FLAG
 from jaxmed.report import Figure, Section, Table
-from jaxmed.tasks import spine_findings
+from jaxmed.tasks.spine_intervals import bounds
 
 BAND = 0.1  # beside the diagonal of the chart: metrics.within_010
 LIMITS = 1.96  # standard deviations between which 95% of normal errors are
@@ -60,7 +60,8 @@ def sections(
             and 'group' (texts, perhaps ''), 'case_id', 'patient_id'.
         found: what launch.prepare counted, {} if nothing: data.movements.read, and
             'shared_patients', people on both sides of the split.
-        calibrations: tasks.spine_health.calibrate of each run, {} where there is none.
+        calibrations: tasks.spine_intervals.calibrate of each run, {} where there is
+            none.
         valid_cases, probe_cases, changed, external, picture: of other tasks.
         resamples: of every bootstrap over people.
 
@@ -419,15 +420,14 @@ def _coverage(rows, usable, runs, options):
     """(text, table): how often the truth is within the intervals users are given."""
     index, truth, spread = (
         rows[name].astype(float) for name in ('index', 'truth', 'spread'))
-    bounds = sorted((
-        np.array([spine_findings.bounds(*pair, values)[1:]
-                  for pair in zip(index, spread)], float)
+    ends = sorted((
+        np.array([bounds(*pair, values)[1:] for pair in zip(index, spread)], float)
         for values in usable), key=lambda ends: np.mean(ends[:, 1] - ends[:, 0]))
-    versions = {'': bounds[0]} if len(bounds) == 1 else {
-        'narrowest': bounds[0], 'widest': bounds[-1]}
+    versions = {'': ends[0]} if len(ends) == 1 else {
+        'narrowest': ends[0], 'widest': ends[-1]}
     level = usable[0]['level']
     lines, words = [], []
-    for version, (low, high) in ((name, ends.T) for name, ends in versions.items()):
+    for version, (low, high) in ((name, both.T) for name, both in versions.items()):
         inside = (truth >= low - 1e-9) & (truth <= high + 1e-9)
         decided = (low > RED_FLAG) | (high <= RED_FLAG)
         for name, chosen in (
@@ -442,15 +442,22 @@ def _coverage(rows, usable, runs, options):
                 *(_share(hits, chosen, rows['patient_id'], options,
                          why='there are none') for hits in (inside, decided)), width])
         words.append(_words_of_coverage(lines[-3][3], level, version))
-    counts = sorted(values['cases'] for values in usable)
-    sources = f'{number_of(counts[0], "validation case")}' if len(counts) == 1 else (
-        f'{counts[0]:,} to {counts[-1]:,} validation cases of {len(counts):,} runs')
-    low, high = _luck(counts[0], level)
+    people = min(values['people'] for values in usable)
+    sources = [_range_of(name, usable) for name in ('cases', 'people')]
+    low, high = _luck(people, level)
+    of_runs = f', of {len(usable):,} runs' if len(usable) > 1 else ''
     text = (
         f'A prediction comes with an interval that is to hold the truth in {level:.0%} '
-        f'of new cases, by the errors in {sources}. By the luck of which '
-        f'{counts[0]:,} these are it may as well hold it in {low:.0%} to {high:.0%}. '
-        f'{" ".join(words)}')
+        f'of new people, by the errors in {sources[0]} validation cases of '
+        f'{sources[1]} people{of_runs}. By the luck of which {people:,} people these '
+        f'are it may as well hold it in {low:.0%} to {high:.0%}, as if all of a '
+        f'person\'s cases were alike. {" ".join(words)}')
+    if any(values['windows'] > values['cases'] for values in usable):
+        text += (
+            ' A single window of a recording, as shown over time and live, has an '
+            f'interval of its own: {_range_of("window_width", usable)} to either side'
+            f'{", in spreads" if usable[0]["by_spread"] else ""}, beside '
+            f'{_range_of("width", usable)} of a whole recording.')
     if len(usable) > 1:
         text += (
             ' Folds have each their own interval, and which is whose is not told here: '
@@ -466,8 +473,19 @@ def _coverage(rows, usable, runs, options):
         f'leaves no doubt whether to raise it. {WILSON}')
 
 
+def _range_of(name, usable):
+    """A number of `calibrate` of one run, or from the least to the greatest of several.
+    """
+    ends = sorted({min(values[name] for values in usable),
+                   max(values[name] for values in usable)})
+    return ' to '.join(
+        f'{end:,}' if isinstance(end, int) else f'{end:.3f}' for end in ends)
+
+
 def _luck(count, level):
-    """95% of the coverages that split conformal intervals of `count` cases have.
+    """95% of the coverages that split conformal intervals of `count` people have.
+
+    Exactly so with one case each, or equal ones.
 
     Source: Vovk 2012, Conditional validity of inductive conformal predictors, 2.
     """
@@ -619,8 +637,9 @@ def _trust(cases, rows, found, calibrations, options):
                       shared, 'the model has seen them: its numbers flatter')])
     widths = [values for values in calibrations if values.get('width') is not None]
     lines.append([
-        'Validation cases behind the intervals',
-        ', '.join(f'{values["cases"]:,}' for values in widths) or 'none', ''])
+        'People behind the intervals of single predictions',
+        ', '.join(f'{values["people"]:,}' for values in widths) or 'none',
+        'those of the validation split'])
     text = (
         f'The numbers are of {_sizes(rows)}, and their intervals tell what other such '
         'people would change; other cameras, rooms, exercises or raters are not in '

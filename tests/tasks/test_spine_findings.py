@@ -13,7 +13,10 @@ from tests.videos import read_video
 
 CUT = movements.Cut(
     ('touch toes', 'walk', 'jump'), 'video', 'window', 20, 10, 10.0, 1.0)
-FIXED = {'width': 0.2, 'by_spread': False, 'level': 0.9, 'cases': 19, 'reason': ''}
+FIXED = {
+    'width': 0.2, 'window_width': 0.3, 'by_spread': False, 'level': 0.9, 'people': 19,
+    'cases': 19, 'windows': 57, 'reason': ''}
+NONE = FIXED | {'width': None, 'window_width': None}
 COLUMNS = [
     'index', 'low', 'high', 'red_flag', 'exercise', 'windows', 'seconds',
     'person_share', 'visibility', 'joints_known_share']
@@ -77,19 +80,6 @@ def read_bytes(data, folder):
     return read_video(path)
 
 
-@pytest.mark.parametrize('index, spread, interval, expected', [
-    (0.3, 0.0, None, (0.3, None, None)),
-    (0.3, 0.0, FIXED | {'width': None, 'reason': 'few'}, (0.3, None, None)),
-    (0.3, 9.0, FIXED, (0.3, 0.1, 0.5)),
-    (0.1, 0.0, FIXED, (0.1, 0.0, 0.3)), (0.9, 0.0, FIXED, (0.9, 0.7, 1.0)),
-    (0.5, 0.1, FIXED | {'width': 2.0, 'by_spread': True}, (0.5, 0.3, 0.7)),
-])
-def test_an_interval_is_as_wide_as_was_calibrated_and_within_0_and_1(
-    index, spread, interval, expected
-):
-    assert spine_findings.bounds(index, spread, interval) == pytest.approx(expected)
-
-
 def test_the_index_is_the_mean_over_windows_and_each_of_them_is_told(walk):
     # Of 40 frames: from 0 to 1.9 s, 1 to 2.9 s, 2 to 3.9 s.
     finding = tell(make_record(walk, walk), [0.2, 0.6, 1.0], interval=FIXED)
@@ -102,8 +92,9 @@ def test_the_index_is_the_mean_over_windows_and_each_of_them_is_told(walk):
     assert [(w['first_s'], w['last_s']) for w in windows] == [
         (0.0, 1.9), (1.0, 2.9), (2.0, 3.9)]
     assert [w['index'] for w in windows] == [0.2, 0.6, 1.0]
-    assert windows[0]['low'] == pytest.approx(0.0, abs=1e-6)
-    assert windows[2]['high'] == 1.0
+    # A window has seen less than the whole: 0.3 to either side, not 0.2.
+    assert [w['low'] for w in windows] == pytest.approx([0, 0.3, 0.7], abs=1e-6)
+    assert [w['high'] for w in windows] == pytest.approx([0.5, 0.9, 1.0], abs=1e-6)
     assert finding.details['interval'] == FIXED
 
 
@@ -118,7 +109,7 @@ def test_without_a_calibration_there_is_no_interval_and_the_reason_is_told(walk)
     finding = tell(record, [0.2] * 3)
     assert finding.row['low'] == finding.row['high'] == ''
     assert finding.details['interval'] == {'width': None, 'reason': 'not calibrated'}
-    few = FIXED | {'width': None, 'reason': '3 cases are too few'}
+    few = NONE | {'reason': '3 people are too few'}
     finding = tell(record, [0.2] * 3, interval=few)
     assert finding.row['low'] == '' and finding.details['interval'] == few
     assert all(w['low'] is w['high'] is None for w in finding.details['windows_found'])
@@ -235,6 +226,15 @@ def test_the_pictures_show_something_and_change_with_the_index(walk):
         assert first.shape == second.shape and min(first.shape[:2]) > 200
         assert len(np.unique(first.reshape(-1, 3), axis=0)) > 20
         assert np.any(first != second)
+
+
+def test_the_index_over_time_is_drawn_with_the_interval_of_windows(walk):
+    record = make_record(walk, walk)
+    drawn, same, other = (
+        tell(record, [0.4, 0.5, 0.3], interval=FIXED | changes).files['index.png']
+        for changes in ({}, {'width': 0.1}, {'window_width': 0.1}))
+    np.testing.assert_array_equal(drawn, same)
+    assert np.any(drawn != other)
 
 
 def test_a_report_draws_the_phases_of_a_case_with_true_and_predicted_index(walk):

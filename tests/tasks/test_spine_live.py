@@ -1,6 +1,7 @@
 """A model behind a camera sees what it was trained on, within the task's limits."""
 
 import numpy as np
+import pytest
 
 from configs import spine_health_lstm
 from jaxmed import runs
@@ -31,3 +32,9 @@ def test_live_parts_clean_and_are_limited_as_the_task_says():
     inputs[3, 5, 3] = 0.1
     assert chosen['score'](inputs, np.ones(20, bool)) == (np.float32(0.3), None, None)
     np.testing.assert_array_equal(seen[0]['inputs'][0], inputs)
+    # What is shown is one window's, whatever is known of whole recordings.
+    chosen = task.calibrated({
+        'width': 0.1, 'window_width': 0.2, 'by_spread': False,
+    }).live(apply).make_live.keywords
+    assert chosen['score'](inputs, np.ones(20, bool)) == (
+        pytest.approx((0.3, 0.1, 0.5)))

@@ -7,12 +7,14 @@ import pytest
 
 from jaxmed import metrics, report
 from jaxmed.classification import calibration, figures
-from jaxmed.tasks import spine_findings, spine_sections
+from jaxmed.tasks import spine_intervals, spine_sections
 
 NAN = float('nan')
 TITLES = ['Predicted and true', 'By exercise, group and person', 'Red flag', 'How sure',
           'Quality of the input', 'How far to trust it']
-FIXED = {'width': 0.2, 'by_spread': False, 'level': 0.9, 'cases': 19, 'reason': ''}
+FIXED = {
+    'width': 0.2, 'window_width': 0.25, 'by_spread': False, 'level': 0.9, 'people': 19,
+    'cases': 38, 'windows': 190, 'reason': ''}
 
 
 def rows_of(index, truth, *, people=None, exercise=None, group=None, spread=None,
@@ -256,7 +258,13 @@ def test_intervals_are_measured_as_users_get_them():
     assert table['All']['Mean width']['value'] == pytest.approx((0.4 * 2 + 0.3 * 2) / 4)
     assert table['True index over 0.5']['Truth within']['value'] == pytest.approx(0.5)
     assert table['True index 0.5 or less']['Truth within']['value'] == 1
-    assert 'in 90% of new cases, by the errors in 19 validation cases' in part.text
+    for words in (
+        'in 90% of new people, by the errors in 38 validation cases of 19 people',
+        'interval of its own: 0.250 to either side, beside 0.200 of a whole',
+    ):
+        assert words in part.text
+    alike = FIXED | {'windows': 38}  # one window a case: there is nothing to tell
+    assert 'window' not in make(cases, calibrations=[alike])['How sure'].text
     assert 'no spread of its own' in part.text
 
 
@@ -265,7 +273,7 @@ def test_intervals_grow_with_the_spread_where_they_are_calibrated_by_it():
     part = make(cases, calibrations=[FIXED | {'by_spread': True, 'width': 1.0}])
     table = tables_of(part['How sure'])['Intervals of single predictions']
     assert table['All']['Truth within']['value'] == pytest.approx(2 / 3)
-    low, high = spine_findings.bounds(0.3, 0.2, FIXED | {'by_spread': True})[1:]
+    low, high = spine_intervals.bounds(0.3, 0.2, FIXED | {'by_spread': True})[1:]
     assert high - low == pytest.approx(0.08)
 
 
@@ -300,10 +308,10 @@ def test_of_several_runs_narrowest_and_widest_are_shown():
 
 def test_without_an_interval_the_reason_is_told():
     cases = draw()
-    few = {'width': None, 'by_spread': False, 'level': 0.9, 'cases': 4,
-           'reason': '4 cases are too few for an interval of level 0.9'}
+    few = FIXED | {'width': None, 'window_width': None, 'people': 4, 'reason':
+                   'only 4 of the 9 people that an interval of level 0.9 takes'}
     text = make(cases, calibrations=[few])['How sure'].text
-    assert 'come without an interval: 4 cases are too few' in text
+    assert 'come without an interval: only 4 of the 9 people' in text
     assert 'none was fitted' in make(cases)['How sure'].text
 
 
