@@ -91,7 +91,8 @@ def evaluate(
         rivals: names in `data` that are of other models on what the first is of.
 
     Returns:
-        (list of report.Result, name of the data or of a probe -> (cases, rows)).
+        (list of report.Result, name of the data or of a probe -> (cases, rows)). Where
+        several are counted together, cases have a 'fold': which of them, from 0.
         Results of rivals and baselines hold how much the first differs from them.
 
     Raises:
@@ -100,17 +101,22 @@ def evaluate(
     results, found, measured = [], [], {}
 
     def measure(source_name, part, baselines=None, **options):
-        rows = join([
+        each = [
             predict.make_split_rows(
                 tasks, baseline=baselines and baselines[number], **options
             )(members, source, batch_size=batch_size)
             for number, (tasks, members, source) in enumerate(data[part])
-        ])
-        task = data[part][0][0][0]
+        ]
+        rows, task = join(each), data[part][0][0][0]
         cases = task.cases(by_person(rows))
         again, counts = np.unique(cases['case_id'], return_counts=True)
         if counts.max() > 1:
             raise RecordError('records', f'case {again[counts.argmax()]} comes twice')
+        if len(each) > 1:
+            fold_of = {case_id: fold for fold, found_there in enumerate(each)
+                       for case_id in found_there['case_id']}
+            cases = cases | {'fold': np.array([
+                fold_of[case_id] for case_id in cases['case_id']])}
         found.append(report.measure(
             cases, task.metrics, resamples=resamples, seed=seed))
         results.append(report.Result(

@@ -98,6 +98,10 @@ def test_everyone_is_tested_once_by_a_model_that_has_not_seen_them(
         assert len(sides['train'] | sides['test']) == 9
         tested += sides['test']
     assert sorted(tested) == sorted(set(everyone.values()))
+    for case_id, fold in zip(cases['case_id'], cases['fold'], strict=True):
+        assert {row['split'] for row in records.read_cases(
+            workdir / f'fold_{fold}' / 'records') if row['case_id'] == case_id} == {
+                'test'}
     found = results_of(workdir)[FOLDED, 'test']['mae']
     assert (found['n_cases'], found['n_patients']) == (18, 9)
     assert f'{FOLDED} on test: 18 cases of 9 patients' in text

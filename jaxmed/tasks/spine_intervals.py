@@ -85,7 +85,8 @@ def join(several):
         Of `calibrate`; None where one has none, or they can't be compared: a width in
         spreads and one in indices.
     """
-    if not all(several) or len({values['by_spread'] for values in several}) > 1:
+    if not several or not all(several) or (
+            len({values['by_spread'] for values in several}) > 1):
         return None
     widest, widest_of_windows = (max(several, key=lambda values: (
         math.inf if values[name] is None else values[name]))

@@ -59,7 +59,8 @@ def sections(
     Args:
         cases: rows of the measured split, [N] each: 'index' and 'truth' in [0, 1]
             (truth NaN where unknown), 'spread' (0 where unknown), 'seen', 'exercise'
-            and 'group' (texts, perhaps ''), 'case_id', 'patient_id'.
+            and 'group' (texts, perhaps ''), 'case_id', 'patient_id'; where each run
+            predicted cases of its own 'fold', the number of its calibration.
         found: what launch.prepare counted, {} if nothing: data.movements.read, and
             'shared_patients', people on both sides of the split.
         calibrations: tasks.spine_intervals.calibrate of each run, {} where there is

@@ -6,8 +6,10 @@ import numpy as np
 from scipy import stats
 
 from jaxmed import metrics
+from jaxmed.classification.intervals import number_of
 from jaxmed.metrics import RED_FLAG
 from jaxmed.report import Section, Table
+from jaxmed.tasks import spine_intervals
 from jaxmed.tasks.spine_cells import (
     BOOTSTRAP,
     THIRDS,
@@ -32,18 +34,20 @@ def how_sure(rows, calibrations, options):
         options: of the bootstrap.
     """
     text, tables = '', []
-    usable = [values for values in calibrations if values.get('width') is not None]
+    folded = 'fold' in rows
+    # What predicts: each run its own fold, or the mean of all.
+    given = calibrations if folded else [spine_intervals.join(calibrations) or {}]
+    usable = [values for values in given if values.get('width') is not None]
     if not len(rows['truth']) or np.isnan(rows['index'].astype(float)).any():
         text = f'Nothing is measured: {why_undefined(rows)}.'
         usable = []
     elif not usable:
-        reasons = sorted({values.get('reason', '') for values in calibrations} - {''})
         text = (
             'Single predictions come without an interval: '
-            f'{"; ".join(reasons) or "none was fitted to validation cases"}.')
+            f'{_why_none(given) or _why_none(calibrations) or _NEVER}.')
     if usable:
-        words, table = _coverage(rows, usable, len(calibrations), options)
-        text, tables = words, [table]
+        text, table = _coverage(rows, given, usable, len(calibrations), options)
+        tables = [table]
     spread = rows['spread'].astype(float)
     if not text.startswith('Nothing') and np.all(spread > 0):
         words, table = _by_spread(rows, spread, options)
@@ -53,63 +57,73 @@ def how_sure(rows, calibrations, options):
     return Section('How sure', text, tables)
 
 
-def _coverage(rows, usable, runs, options):
+_NEVER = 'none was fitted to validation cases'
+
+
+def _why_none(calibrations):
+    return '; '.join(sorted({
+        values.get('reason', '') for values in calibrations} - {''}))
+
+
+def _coverage(rows, given, usable, runs, options):
     """(text, table): how often the truth is within the intervals users are given."""
-    index, truth, spread = (
-        rows[name].astype(float) for name in ('index', 'truth', 'spread'))
-    ends = sorted((
-        np.array([bounds(*pair, values)[1:] for pair in zip(index, spread)], float)
-        for values in usable), key=lambda ends: np.mean(ends[:, 1] - ends[:, 0]))
-    versions = {'': ends[0]} if len(ends) == 1 else {
-        'narrowest': ends[0], 'widest': ends[-1]}
-    level = usable[0]['level']
-    lines, words = [], []
-    for version, (low, high) in ((name, both.T) for name, both in versions.items()):
-        inside = (truth >= low - 1e-9) & (truth <= high + 1e-9)
-        decided = (low > RED_FLAG) | (high <= RED_FLAG)
-        for name, chosen in (
-            ('All', truth >= 0), (f'True index over {RED_FLAG:g}', truth > RED_FLAG),
-            (f'True index {RED_FLAG:g} or less', truth <= RED_FLAG),
-        ):
-            part = only(rows, chosen) | {'spread': (high - low)[chosen]}
-            (width,) = measure(
-                part, lambda columns: _mean(columns['spread']), options)
-            lines.append([
-                {'value': name, 'reason': version}, int(chosen.sum()),
-                count_people(part),
-                *(share_cell(hits, chosen, rows['patient_id'], options,
-                             why='there are none') for hits in (inside, decided)),
-                width])
-        words.append(_words_of_coverage(lines[-3][3], level, version))
-    people = min(values['people'] for values in usable)
-    sources = [_from_to(name, usable) for name in ('cases', 'people')]
-    low, high = _luck(people, level)
-    of_runs = f', of {len(usable):,} runs' if len(usable) > 1 else ''
-    text = (
-        f'A prediction comes with an interval that is to hold the truth in {level:.0%} '
-        f'of new people, by the errors in {sources[0]} validation cases of '
-        f'{sources[1]} people{of_runs}. By the luck of which {people:,} people these '
-        f'are it may as well hold it in {low:.0%} to {high:.0%}, as if all of a '
-        f'person\'s cases were alike. {" ".join(words)}')
-    if any(values['windows'] > values['cases'] for values in usable):
+    fold = rows['fold'] if 'fold' in rows else np.zeros(len(rows['truth']), int)
+    ends = np.array([
+        bounds(index, spread, given[number] or None)[1:]
+        for index, spread, number in zip(rows['index'], rows['spread'], fold)], float)
+    has, level = np.isfinite(ends[:, 0]), usable[0]['level']
+    rows, (low, high) = only(rows, has), ends[has].T
+    truth, lines = rows['truth'].astype(float), []
+    inside = (truth >= low - 1e-9) & (truth <= high + 1e-9)
+    decided = (low > RED_FLAG) | (high <= RED_FLAG)
+    for name, chosen in (
+        ('All', truth >= 0), (f'True index over {RED_FLAG:g}', truth > RED_FLAG),
+        (f'True index {RED_FLAG:g} or less', truth <= RED_FLAG),
+    ):
+        part = only(rows, chosen) | {'spread': (high - low)[chosen]}
+        (width,) = measure(part, lambda columns: _mean(columns['spread']), options)
+        lines.append([
+            name, int(chosen.sum()), count_people(part),
+            *(share_cell(hits, chosen, rows['patient_id'], options,
+                         why='there are none') for hits in (inside, decided)), width])
+    text = _words_of_intervals(usable, 'fold' in rows, runs)
+    if len(usable) < len(given):
         text += (
-            ' A single window of a recording, as shown over time and live, has an '
-            f'interval of its own: {_from_to("window_width", usable)} to either side'
-            f'{", in spreads" if usable[0]["by_spread"] else ""}, beside '
-            f'{_from_to("width", usable)} of a whole recording.')
-    if len(usable) > 1:
-        text += (
-            ' Folds have each their own interval, and which is whose is not told here: '
-            'what they reach is between narrowest and widest. The mean of several runs '
-            'is given the widest.')
-    if len(usable) < runs:
-        text += f' Without any: {runs - len(usable):,} of {runs:,} runs.'
+            f' {len(given) - len(usable):,} of {len(given):,} folds have none '
+            f'({_why_none(given) or _NEVER}): {number_of(int(np.sum(~has)), "case")} '
+            'of theirs count nowhere here.')
+    text += f' {_words_of_coverage(lines[0][3], level)}' if len(truth) else ''
     return text, Table('Intervals of single predictions', [
         '', 'Cases', 'People', 'Truth within', f'On one side of {RED_FLAG:g}',
         'Mean width'], lines,
         'Such intervals are right on average, not of each kind: see whether they are '
         f'of those with a red flag. On one side of {RED_FLAG:g}: where the interval '
         f'leaves no doubt whether to raise it. {WILSON}')
+
+
+def _words_of_intervals(usable, folded, runs):
+    """What intervals come from, and what single windows have."""
+    people, level = min(values['people'] for values in usable), usable[0]['level']
+    low, high = _luck(people, level)
+    text = (
+        f'A prediction comes with an interval that is to hold the truth in {level:.0%} '
+        f'of new people, by the errors in {_from_to("cases", usable)} validation cases '
+        f'of {_from_to("people", usable)} people. By the luck of which {people:,} '
+        f'people these are it may as well hold it in {low:.0%} to {high:.0%}, as if '
+        'all of a person\'s cases were alike.')
+    if folded:
+        text += (
+            ' Each fold has its own: a case is measured with that of the fold that '
+            'predicted it.')
+    elif runs > 1:
+        text += f' Of {runs:,} runs, whose mean is predicted, it is the widest one.'
+    if any(values['windows'] > values['cases'] for values in usable):
+        text += (
+            ' A single window of a recording, as shown over time and live, has an '
+            f'interval of its own: {_from_to("window_width", usable)} to either side'
+            f'{", in spreads" if usable[0]["by_spread"] else ""}, beside '
+            f'{_from_to("width", usable)} of a whole recording.')
+    return text
 
 
 def _from_to(name, usable):
@@ -132,15 +146,14 @@ def _luck(count, level):
     return stats.beta.interval(0.95, rank, count + 1 - rank)
 
 
-def _words_of_coverage(cell, level, version):
+def _words_of_coverage(cell, level):
     share = f'{cell["value"]:.3f} of these ({cell["low"]:.3f} to {cell["high"]:.3f})'
     verdict = 'in line with that'
     if cell['high'] < level:
         verdict = 'too few: they are too narrow here'
     elif cell['low'] > level:
         verdict = 'more than they should: they are wider than need be'
-    whose = f'The {version} hold' if version else 'They hold'
-    return f'{whose} the truth in {share}, {verdict}.'
+    return f'They hold the truth in {share}, {verdict}.'
 
 
 def _mean(values):

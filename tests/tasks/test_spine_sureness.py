@@ -56,15 +56,48 @@ def test_luck_of_few_validation_cases_is_that_of_ranks():
         np.quantile(reached, [0.025, 0.975]), abs=0.01)
 
 
-def test_of_several_runs_narrowest_and_widest_are_shown():
+def test_each_fold_is_measured_with_its_own_intervals():
+    # Off by 0.1, 0.4, 0.2 and 0.1; the widths of their folds are 0.05, 0.5, 0.5, 0.2.
+    cases = rows_of([0.3, 0.5, 0.9, 0.1], [0.4, 0.9, 0.7, 0.0]) | {
+        'fold': np.array([2, 1, 1, 0])}
+    calibrations = [FIXED, FIXED | {'width': 0.5, 'people': 12}, FIXED | {
+        'width': 0.05}]
+    part = make(cases, calibrations=calibrations)['How sure']
+    (table,) = tables_of(part).values()
+    assert len(table) == 3
+    assert table['All']['Truth within']['value'] == pytest.approx(0.75)
+    # 0.25 to 0.35, 0 to 1, 0.4 to 1, 0 to 0.3.
+    assert table['All']['Mean width']['value'] == pytest.approx(
+        (0.1 + 1 + 0.6 + 0.3) / 4)
+    assert table['All']['On one side of 0.5']['value'] == pytest.approx(0.5)
+    for words in ('Each fold has its own', 'of 12 to 19 people', 'which 12 people',
+                  'beside 0.050 to 0.500 of a whole'):
+        assert words in part.text
+    assert 'have none' not in part.text
+
+
+def test_cases_of_folds_without_intervals_are_told_and_left_out():
+    cases = rows_of([0.3, 0.5, 0.9, 0.1], [0.4, 0.9, 0.7, 0.0]) | {
+        'fold': np.array([1, 0, 0, 2])}
+    few = FIXED | {'width': None, 'window_width': None, 'reason': 'few people'}
+    part = make(cases, calibrations=[few, FIXED, {}])['How sure']
+    (table,) = tables_of(part).values()
+    assert table['All']['Cases'] == 1 and table['All']['Truth within']['value'] == 1
+    assert '2 of 3 folds have none (few people): 3 cases of theirs' in part.text
+    part = make(cases, calibrations=[few, few, few])['How sure']
+    assert 'come without an interval: few people.' in part.text and not part.tables
+
+
+def test_the_mean_of_several_runs_is_measured_with_the_widest_intervals():
     cases = rows_of([0.3, 0.5, 0.9, 0.1], [0.4, 0.9, 0.7, 0.0])
     part = make(cases, calibrations=[
-        FIXED, FIXED | {'width': 0.5}, {}, FIXED | {'width': 0.05}])['How sure']
+        FIXED, FIXED | {'width': 0.5}, FIXED | {'width': 0.05}])['How sure']
     (table,) = tables_of(part).values()
-    assert table['All, narrowest']['Truth within']['value'] == 0
-    assert table['All, widest']['Truth within']['value'] == 1
-    assert len(table) == 6
-    assert 'Without any: 1 of 4 runs' in part.text and 'of 3 runs' in part.text
+    assert table['All']['Truth within']['value'] == 1 and len(table) == 3
+    assert 'Of 3 runs, whose mean is predicted, it is the widest' in part.text
+    # One has none, so the mean has none either: as users get it.
+    part = make(cases, calibrations=[FIXED, {}])['How sure']
+    assert 'come without an interval: none was fitted' in part.text
 
 
 def test_without_an_interval_the_reason_is_told():
