@@ -186,7 +186,7 @@ def _judge(low, high, lower_is_better):
     if not (_is_finite(low) and _is_finite(high)):
         return 'interval undefined here'
     if low <= 0 <= high:
-        return 'holds 0: neither is shown to be better'
+        return 'holds 0: undecided'
     return f'excludes 0: {"better" if (high < 0) == lower_is_better else "worse"}'
 
 

@@ -142,7 +142,7 @@ def test_each_of_them_is_compared_with_the_model_case_by_case(validated):
         mae = other['differences']['mae']
         assert mae['low'] <= mae['value'] <= mae['high'] and mae['lower_is_better']
     page = (workdir / 'report' / 'report.html').read_text()
-    assert f'{FOLDED} minus RNN' in page
+    assert '>minus RNN<' in page and f'>minus {jobs.LEAK}<' in page
 
 
 def test_a_split_at_random_has_people_on_both_sides(validated):

@@ -262,7 +262,7 @@ def test_training_ends_with_a_report_that_has_baselines_and_what_to_doubt(traine
         assert result['differences'].keys() == (names if compared else set())
     page = (workdir / 'report' / 'report.html').read_text()
     for words in ('Red flag', 'How far to trust it', 'By exercise', 'Agreement',
-                  'this model minus ridge'):
+                  '>minus ridge<'):
         assert words in page
     assert 'phantom-' in page  # cases are named, and people by no more than a hash
     cases = numbers_of(workdir)['cases']
