@@ -49,7 +49,7 @@ def measure(config, *, rounds, frames, live_s):
         result = {
             'video': _draw(video),
             'decoding': _run('decoding', video=video, rounds=rounds),
-            'window': _run('window', config=config, count=20 * rounds),
+            'window': _run('window', config=config, rounds=rounds),
         }
         if reason:
             return result | {'left_out': reason}
@@ -144,31 +144,35 @@ def _load(config):
     return task, predictor.apply
 
 
-def time_window(config, count):
-    """One window from raw landmarks to the index, `count` times.
+def time_window(config, rounds):
+    """One window after the other, from raw landmarks to the index.
 
     Returns:
-        {'median_ms', 'p95_ms', 'frames' of the window, 'views', 'count', 'compile_s'}.
+        {'median_ms', over turns of many windows each; 'frames' of a window, 'views',
+        'rounds', 'compile_s'}.
     """
     import jax
     import numpy as np
+
+    from jaxmed import benchmark
 
     task, apply = _load(config)
     window = {
         name: np.asarray(task.example[name])[None]
         for name in ('inputs', 'frame_mask', 'segment', 'step_s')}
     rng = np.random.default_rng(0)
-    seconds = []
-    for _ in range(count + 1):
-        window['inputs'] = rng.random(window['inputs'].shape, np.float32)
-        began = time.perf_counter()
+    window['inputs'] = rng.random(window['inputs'].shape, np.float32)
+
+    def judge():
         jax.device_get(apply(window))
-        seconds.append(time.perf_counter() - began)
-    median_s = statistics.median(seconds[1:])
+
+    first_s, _ = _time(judge)
+    median_s = statistics.median(
+        benchmark.time_calls(judge, least_s=benchmark.TURN_S) for _ in range(rounds))
     return {
-        'median_ms': 1e3 * median_s, 'p95_ms': 1e3 * np.quantile(seconds[1:], 0.95),
-        'frames': window['inputs'].shape[1], 'views': config['evaluate']['views'],
-        'count': count, 'compile_s': seconds[0] - median_s,
+        'median_ms': 1e3 * median_s, 'frames': window['inputs'].shape[1],
+        'views': config['evaluate']['views'], 'rounds': rounds,
+        'compile_s': first_s - median_s,
     }
 
 
@@ -197,6 +201,7 @@ def time_landmarks(config, video, rounds, sizes):
     import jax.numpy as jnp
     import numpy as np
 
+    from jaxmed import benchmark
     from jaxmed.data import videos
     from jaxmed.pose import blazepose
 
@@ -221,10 +226,11 @@ def time_landmarks(config, video, rounds, sizes):
             for mode in modes]
         rival_s, own_s, compile_s, found = [], [], [], []
         for turn in range(rounds + 1):  # the first compiles
+            last = dict(least_s=benchmark.TURN_S if turn else 0.0)
             rival_s.append([
-                _time(lambda: rival.find(frames[:BATCH]))[0] / BATCH
+                _time(lambda: rival.find(frames[:BATCH]), **last)[0] / BATCH
                 for rival in rivals])
-            timed = [_time(step) for _, step in cases]
+            timed = [_time(step, **last) for _, step in cases]
             own_s.append([
                 seconds / case['batch_size']
                 for (seconds, _), (case, _) in zip(timed, cases)])
@@ -288,13 +294,19 @@ def _modes(network, pictures):
         yield 'follow', go_on(network.follow, network.first_tracks(1))
 
 
-def _time(function):
-    """(seconds, answer), computed."""
+def _time(function, *, least_s=0.0):
+    """(mean seconds of calls that take least_s together, the last answer)."""
     import jax
 
-    began = time.perf_counter()
-    answer = jax.block_until_ready(function())
-    return time.perf_counter() - began, answer
+    from jaxmed import benchmark
+
+    answer = None
+
+    def call():
+        nonlocal answer
+        answer = jax.block_until_ready(function())
+
+    return benchmark.time_calls(call, least_s=least_s), answer
 
 
 def _rate(seconds):
