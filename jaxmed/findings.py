@@ -25,6 +25,7 @@ from jaxmed.errors import ConfigError, InputError
 LOG = logging.getLogger('jaxmed')
 ENGINES = ('local', 'ray')
 KINDS = ('masks', 'overlays')  # of pictures that tasks make
+_AHEAD = 64  # cases that a worker on a cluster is told of at once, at most
 
 
 def predict_files(load, path, output, *, resume, engine, dicom, summarise):
@@ -78,7 +79,8 @@ def predict_files(load, path, output, *, resume, engine, dicom, summarise):
         LOG.info('%d of %d cases were done before', len(files) - len(todo), len(files))
     if engine == 'ray':
         done = _share_out(
-            load, todo, output, dicom=dicom, together=predictor.together)
+            load, todo, output, dicom=dicom, together=predictor.together,
+            ahead=predictor.task.look_ahead is not None)
     else:
         done = _predict_all(predictor, todo, output, dicom=dicom)
     try:
@@ -118,7 +120,7 @@ def _predict_all(predictor, entries, output, *, dicom):
         except InputError as error:
             return entry, error
 
-    order = iter(entries) if task.look_ahead is None else task.look_ahead(entries)
+    order = predictor.look_ahead(entries)
     with Prefetch(order, read, depth=predictor.together) as ready:
         while some := list(itertools.islice(ready, predictor.together)):
             found = iter(_predict(
@@ -162,8 +164,11 @@ def _with_dicom(predictor, file, record, finding, kinds):
     return finding._replace(files={**finding.files, **files})
 
 
-def _share_out(load, entries, output, *, dicom, together):
-    """_predict_all over a Ray cluster, in any order."""
+def _share_out(load, entries, output, *, dicom, together, ahead):
+    """_predict_all over a Ray cluster, in any order.
+
+    `ahead`: whether to be told of many helps the task, which it does on a GPU.
+    """
     try:
         import ray
     except ImportError:
@@ -176,8 +181,8 @@ def _share_out(load, entries, output, *, dicom, together):
             self.predictor = load()
 
         def predict(self, some):
-            return list(_predict_all(
-                self.predictor, some, output.absolute(), dicom=dicom))
+            yield from _predict_all(
+                self.predictor, some, output.absolute(), dicom=dicom)
 
     ray.init(
         ignore_reinit_error=True, include_dashboard=False, log_to_driver=False,
@@ -189,28 +194,40 @@ def _share_out(load, entries, output, *, dicom, together):
     options = dict(num_cpus=1, num_gpus=1 if gpus else 0, scheduling_strategy='SPREAD')
     worker = ray.remote(**options)(Worker)
     given = {case_id: file for file, case_id in entries}
+    size = together
+    if ahead and gpus:
+        size = max(together, min(_AHEAD, math.ceil(len(entries) / count)))
     groups = [
-        [(Path(file).absolute(), case_id) for file, case_id in entries[i:i + together]]
-        for i in range(0, len(entries), together)
+        [(Path(file).absolute(), case_id) for file, case_id in entries[i:i + size]]
+        for i in range(0, len(entries), size)
     ]
     try:
         idle, running = [worker.remote() for _ in range(count)], {}
         while groups or running:
             while groups and idle:
                 some, actor = groups.pop(0), idle.pop()
-                running[actor.predict.remote(some)] = actor, some
-            (answer,), _ = ray.wait(list(running))
-            actor, some = running.pop(answer)
+                lines = actor.predict.options(num_returns='streaming').remote(some)
+                running[lines] = actor, some
+            (lines,), _ = ray.wait(list(running))
+            actor, left = running[lines]
             try:
-                lines = ray.get(answer)
+                entry, line = ray.get(next(lines))
+                left.remove(entry)
+            except StopIteration:
+                del running[lines]
+                idle.append(actor)
+                continue
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, InputError) else error
             except ray.exceptions.RayActorError:  # killed, of memory most likely
-                lines = [(e, InputError(e[0], 'the worker died on it')) for e in some]
-                actor = worker.remote()
-            idle.append(actor)
-            for (_, case_id), line in lines:
-                yield (given[case_id], case_id), line
+                del running[lines]
+                idle.append(worker.remote())
+                if len(left) != 1:  # which of them it was is seen one by one
+                    groups += [[entry] for entry in left]
+                    continue
+                (entry,) = left
+                line = InputError(entry[0], 'the worker died on it')
+            yield (given[entry[1]], entry[1]), line
     finally:
         ray.shutdown()
 

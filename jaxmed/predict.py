@@ -5,6 +5,7 @@ training and prediction on files all share it; only what feeds it differs.
 """
 
 import functools
+import itertools
 import math
 from pathlib import Path
 
@@ -281,6 +282,11 @@ class Predictor:
             [{name: record[name] for name in names} for record in records]
         ))[0]
 
+    def look_ahead(self, files):
+        """Iterator of these of task.files, in the order they had better be read in."""
+        return iter(files) if self.task.look_ahead is None else (
+            self.task.look_ahead(files))
+
     def explain(self, record, number):
         """Where the first member sees class `number`: [H, W] in [0, 1]."""
         asked = self._stack([record]), np.array([number])
@@ -289,12 +295,13 @@ class Predictor:
     def __call__(self, path):
         """Findings of a file, or a list of them for a folder; bad input raises."""
         path = Path(path)
-        files, findings = self.task.files(path), []
-        for start in range(0, len(files), self.together):
-            findings += self.predict([
-                self.task.read(file, case_id=case_id)
-                for file, case_id in files[start:start + self.together]
-            ])
+        files, found = self.task.files(path), {}
+        order = self.look_ahead(files)
+        while some := list(itertools.islice(order, self.together)):
+            found |= zip(some, self.predict([
+                self.task.read(file, case_id=case_id) for file, case_id in some
+            ]))
+        findings = [found[entry] for entry in files]
         for finding in findings:
             if isinstance(finding, InputError):
                 raise finding

@@ -5,8 +5,12 @@ import csv
 import functools
 import hashlib
 import html.parser
+import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from urllib.parse import unquote
 
 import cv2
@@ -18,6 +22,7 @@ import pytest
 from jaxmed import cohort, findings, predict
 from jaxmed.errors import ConfigError, ImageError
 from jaxmed.types import Finding, Page
+from tests.commands import ROOT
 
 PAGE = Page('probability', 'verdict', 'overlays', {'z_mm': 'At', 'warnings': 'Words'})
 
@@ -159,22 +164,23 @@ def write_both(file, record, finding, *, kinds, made_by):
     return {f'{kind}.dcm': f'{kind} {made_by}'.encode() for kind in kinds}
 
 
+def load_numbers(make, **changes):
+    task = make()._replace(**dict(
+        files=lambda path: [(p, p.name) for p in sorted(path.iterdir())],
+        read=read_number, findings=find_number, page=PAGE, dicom=write_both
+    ) | changes)
+    variables = task.model.init(jax.random.key(0), jnp.zeros((1, 3)), train=False)
+    weights = {'params': variables.pop('params'), 'model_state': variables}
+    return predict.Predictor([task], [weights], views=1, batch_size=4, made_by='m')
+
+
 @pytest.fixture
 def loader(toy_task, tmp_path):
     (tmp_path / 'in').mkdir()
     for name, text in (('a', '0.1'), ('b', '0.7'), ('c', 'bad')):
         (tmp_path / 'in' / name).write_text(text)
 
-    def load(**changes):
-        task = toy_task()._replace(**dict(
-            files=lambda path: [(p, p.name) for p in sorted(path.iterdir())],
-            read=read_number, findings=find_number, page=PAGE, dicom=write_both
-        ) | changes)
-        variables = task.model.init(jax.random.key(0), jnp.zeros((1, 3)), train=False)
-        weights = {'params': variables.pop('params'), 'model_state': variables}
-        return predict.Predictor([task], [weights], views=1, batch_size=4, made_by='m')
-
-    return load
+    return functools.partial(load_numbers, toy_task)
 
 
 def run(load, tmp_path, *, resume=False, dicom=()):
@@ -208,6 +214,74 @@ def test_files_are_read_in_the_order_in_which_the_task_is_ready_for_them(
         loader, read=read, look_ahead=lambda entries: reversed(entries)), tmp_path)
     assert order == ['c', 'b', 'a'] and failed == 1
     assert list(statuses) == ['a', 'b', 'c']  # the table has an order of its own
+
+
+def test_a_folder_in_python_is_read_as_the_task_is_ready_and_answered_in_order(
+        loader, tmp_path):
+    (tmp_path / 'in' / 'c').write_text('0.9')
+    order = []
+
+    def read(file, *, case_id):
+        order.append(case_id)
+        return read_number(file, case_id=case_id)
+
+    found = loader(
+        read=read, look_ahead=lambda entries: reversed(entries))(tmp_path / 'in')
+    assert order == ['c', 'b', 'a']
+    assert [finding.row['probability'] for finding in found] == [0.1, 0.7, 0.9]
+
+
+IN_A_CLUSTER = """
+import functools, os, pathlib, sys, time
+import ray
+from jaxmed import findings
+from tests import conftest, test_cohort
+folder = pathlib.Path(sys.argv[1])
+ray.init(num_cpus=2, num_gpus=1, include_dashboard=False)  # told so: there is none
+
+def look_ahead(entries):
+    with open(folder / 'told', 'a') as file:
+        print(*(case_id for _, case_id in entries), file=file)
+    return reversed(entries)
+
+def read(file, *, case_id):
+    journal, patience = folder / 'out' / 'findings.jsonl', 60
+    while case_id == 'b' and patience:  # until those before it are written
+        if journal.is_file() and journal.read_text().count('\\n') >= 4:
+            os._exit(1)
+        time.sleep(1)
+        patience -= 1
+    return test_cohort.read_number(file, case_id=case_id)
+
+load = functools.partial(
+    test_cohort.load_numbers, conftest.make_task, look_ahead=look_ahead, read=read)
+rows, failed = findings.predict_files(
+    load, folder / 'in', folder / 'out', resume=False, engine='ray', dicom=(),
+    summarise=lambda *_: None)
+print([(row['case'], row['reason']) for row in rows])
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec('ray') is None, reason='Ray is an optional extra')
+def test_a_worker_with_a_gpu_is_told_of_many_files_and_its_death_costs_one(tmp_path):
+    (tmp_path / 'in').mkdir()
+    for name in 'abcdefgh':
+        (tmp_path / 'in' / name).write_text('bad' if name == 'd' else '0.2')
+    # In a process of its own: Ray starts others.
+    done = subprocess.run(
+        [sys.executable, '-c', IN_A_CLUSTER, str(tmp_path)], cwd=ROOT,
+        env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True,
+        timeout=240)
+    assert done.returncode == 0, done.stderr
+    reasons = dict(eval(done.stdout.splitlines()[-1]))
+    assert ''.join(reasons) == 'abcdefgh'
+    assert {name: reason for name, reason in reasons.items() if reason} == {
+        'b': 'the worker died on it', 'd': 'not a number'}
+    first, *others = (tmp_path / 'told').read_text().splitlines()
+    assert first == 'a b c d e f g h'  # and not the four that are computed together
+    # What was done before it died is not done again.
+    assert sorted(others) == ['a', 'b', 'c', 'd']
 
 
 def test_a_wrong_option_is_no_scans_fault(loader, tmp_path):
