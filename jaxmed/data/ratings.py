@@ -17,7 +17,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxmed.data import identity, landmark_files, listings, tables
+from jaxmed.data import identity, listings, tables
 from jaxmed.errors import InputError
 
 # What each of KIMORE's exercises is (Capecci et al. 2019).
@@ -156,32 +156,6 @@ def read_kimore(folder):
     listings.warn_of(table.path, 'rows without a file: line', [
         line for key, line in lines.items() if key not in rated])
     return list(rated.values())
-
-
-def read_unrated(folder):
-    """Lists files of landmarks that nobody rated, as of Keraal.
-
-    Args:
-        folder: of landmark_files.find_motions.
-
-    Returns:
-        list of Rated, by path: subject is the file's path without suffix, unless the
-        name is one of KIMORE's, which tells subject and exercise.
-
-    Raises:
-        InputError: no files of landmarks.
-    """
-    folder = Path(folder)
-    rated = []
-    for file in landmark_files.find_motions(folder):
-        match = _KIMORE_FILE.fullmatch(file.name)
-        name = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
-        for suffix in ('.gz', '.csv', '.json'):
-            name = name.removesuffix(suffix)
-        rated.append(Rated(
-            _fold_subject(match[1] if match else name),
-            f'es{match[2]}' if match else '', file, math.nan))
-    return rated
 
 
 def _read_rating(path, cell, line, *, most):

@@ -180,10 +180,6 @@ class Window:
             times_s[0] = self._start_s + math.floor(first_s + 1e-6) / self._rate_hz
         return times_s, poses
 
-    def known_share(self):
-        """The share of the N frames with both hips and both shoulders."""
-        return float(self._known.mean())
-
     def wait_s(self, least_known):
         """Seconds until it is full and known enough, if the person stays in view."""
         frames = len(self._known)

@@ -132,7 +132,6 @@ def test_files_of_kimore_in_two_spellings_are_of_one_subject(kimore):
     found = ratings.read_kimore(folder)
     assert {row.subject for row in found} == {'e_id\u00e91'}
     assert sorted(row.rating for row in found) == [60, 80]
-    assert len({row.subject for row in ratings.read_unrated(folder)}) == 1
 
 
 def test_recordings_without_a_score_are_unrated_and_rows_without_a_file_left_out(
@@ -160,11 +159,3 @@ def test_tables_of_kimore_that_contradict_themselves_are_refused(kimore):
                    'line 3: the recording of line 2 again')
     with pytest.raises(InputError, match='the same recording as a_Es1.csv'):
         ratings.read_kimore(kimore(['a,E,1,9,5,'], ['a_Es1.csv', 'a_Es1.csv.gz']))
-
-
-def test_folders_without_scores_are_lists_of_files(tmp_path):
-    for name in ('G3-BP-1.json', 'P_ID1_Es2.csv.gz'):
-        (tmp_path / name).write_bytes(b'')
-    one, two = ratings.read_unrated(tmp_path)
-    assert one[:3] == ('g3-bp-1', '', tmp_path / 'G3-BP-1.json')
-    assert two[:2] == ('p_id1', 'es2') and math.isnan(one.rating)
