@@ -47,8 +47,10 @@ class _Group(NamedTuple):
         splits = records.read_manifest(self.own, task=name)['splits']
         if not splits[split]['records']:
             return None
-        return self._replace(source=records.open_records(
-            self.own, split, task=name, verify=False))
+        source = records.open_records(self.own, split, task=name, verify=False)
+        # Other records may have been measured: these are checked nowhere else.
+        records.check_records(source, self.tasks[0].example, folder=self.own)
+        return self._replace(source=source)
 
 
 def evaluate_run(

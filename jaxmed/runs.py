@@ -12,6 +12,7 @@
 
 import functools
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -40,12 +41,19 @@ def make_task(config, *, axis_name=None):
     records a task works without.
 
     Raises:
-        ConfigError: no such task, or options that it does not have.
+        ConfigError: no such task, options that it does not have, or too few of them.
     """
     name = config['task_name']
     if name not in TASKS:
         raise ConfigError('task_name', f'{name!r} is none of {sorted(TASKS)}')
     options = config['task']
+    for option, parameter in inspect.signature(TASKS[name]).parameters.items():
+        needed = parameter.kind == parameter.KEYWORD_ONLY and (
+            parameter.default is parameter.empty)
+        if needed and option not in ('axis_name', *options):
+            raise ConfigError(
+                f'task.{option}', f'missing; a run of task {name} without it was '
+                'trained by an older jaxmed: train it anew')
     named = options.get('detector')
     if isinstance(named, (str, os.PathLike)):
         options = options | {'detector': _Detector(named) if named else None}
@@ -250,6 +258,9 @@ def load_members(workdirs, *, which='best', task_options=None, calibrate=True):
         calibration = read_calibration(workdir) if calibrate else {}
         try:
             tasks.append(task.calibrated(calibration) if calibration else task)
+        except InputError as error:
+            raise CheckpointError(
+                Path(workdir) / CALIBRATION, error.reason) from None
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 Path(workdir) / CALIBRATION, f'damaged: {error!r}'

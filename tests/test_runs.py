@@ -137,6 +137,19 @@ def test_a_run_of_damaged_files_ends_in_one_line(
     assert text.startswith('error: ') and not (tmp_path / 'out').exists()
 
 
+def test_a_run_without_an_option_that_came_later_is_told_to_be_old(folder, tmp_path):
+    shutil.copytree(folder / 'cord', tmp_path / 'run')
+    path = tmp_path / 'run' / 'config.json'
+    config = json.loads(path.read_text())
+    del config['task']['pixel_mm']
+    path.write_text(json.dumps(config))
+    with pytest.raises(ConfigError) as caught:
+        runs.load(tmp_path / 'run')
+    assert str(caught.value) == (
+        'task.pixel_mm: missing; a run of task spinal_cord without it was trained by '
+        'an older jaxmed: train it anew')
+
+
 def test_the_detector_of_a_preparation_is_of_its_task(folder, tmp_path):
     hu = np.random.default_rng(0).integers(-1000, 1000, (20, 32, 32), np.int16)
     sitk.WriteImage(sitk.GetImageFromArray(hu), str(tmp_path / 'a.nii.gz'))

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from jaxmed.errors import CheckpointError
+
 LEVEL = 0.9  # share of new cases that hold the truth
 FEWEST = math.ceil(LEVEL / (1 - LEVEL) - 1e-9)  # people: of fewer there is no interval
 
@@ -69,9 +71,14 @@ def check(values):
 
     Raises:
         KeyError: one that an interval takes is missing.
+        CheckpointError: the width of single windows is, which once there was not.
     """
-    for name in ('width', 'window_width', 'by_spread'):
+    for name in ('width', 'by_spread'):
         values[name]
+    if 'window_width' not in values:
+        raise CheckpointError('window_width', (
+            'fitted by an older jaxmed, without window_width: repeat launch.train, '
+            'which fits it anew, or delete it and have no intervals'))
     return values
 
 

@@ -310,6 +310,39 @@ def test_limits_are_the_same_after_more_updates_and_a_resume(trained, prepared):
     assert np.any(first != after.params['sequence']['index']['kernel'])
 
 
+def test_a_calibration_of_an_older_jaxmed_is_deleted_or_fitted_anew(
+        trained, prepared, tmp_path):
+    workdir = tmp_path / 'run'
+    shutil.copytree(trained[0], workdir)
+    path = workdir / 'calibration.json'
+    whole = json.loads(path.read_text())
+    old = {name: value for name, value in whole.items() if name != 'window_width'}
+    path.write_text(json.dumps(old))
+    code, text = run('evaluate', f'--workdir={workdir}')
+    assert code == 2 and text.splitlines()[-1].startswith(
+        f'error: {path}: fitted by an older jaxmed, without window_width: '), text
+    again = 'train', *TINY, f'--config.data.records={prepared}', f'--workdir={workdir}'
+    code, text = run(*again)
+    assert code == 0 and json.loads(path.read_text()) == whole, text
+    path.unlink()
+    (task,), *_ = runs.load_members([workdir])
+    assert task.findings.keywords['interval'] is None
+
+
+def test_training_records_of_another_shape_beside_a_prepared_set_are_one_line(
+        trained, prepared, tmp_path):
+    workdir, own = tmp_path / 'run', tmp_path / 'own'
+    shutil.copytree(trained[0], workdir)
+    found = [record | {'step_s': np.float32(0.1)}
+             for record in make().phantoms(count=9, seed=0)]
+    records.write_records(found, own, task=TASK, fractions=(1, 0, 0), seed=0)
+    path = workdir / 'config.json'
+    path.write_text(path.read_text().replace(str(prepared), str(own)))
+    code, text = run('evaluate', f'--workdir={workdir}', f'--records={prepared}')
+    assert code == 2 and text.splitlines()[-1].startswith(
+        f'error: {own}: step_s is float32[] in these records'), text
+
+
 def test_a_run_is_evaluated_on_another_split(trained):
     workdir, _ = trained
     code, text = run('evaluate', f'--workdir={workdir}', '--split=valid', '--views=1',

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import spine_health_lstm as config
+from jaxmed.errors import InputError
 from jaxmed.tasks import spine_health, spine_intervals
 
 FIXED = {
@@ -162,8 +163,10 @@ def test_an_ensemble_has_the_widest_intervals_of_its_members_or_none():
 def test_a_calibration_without_a_width_of_windows_is_refused():
     task = spine_health.make(**config.get_config('strong').task.to_dict())
     assert task.calibrated(FIXED).findings.keywords['interval'] == FIXED
-    with pytest.raises(KeyError, match='window_width'):
+    with pytest.raises(InputError, match='fitted by an older jaxmed, without window'):
         task.calibrated({'width': 0.2, 'by_spread': False, 'level': 0.9})
+    with pytest.raises(KeyError, match='width'):  # of no version
+        task.calibrated({'by_spread': False})
 
 
 @pytest.mark.parametrize('index, spread, interval, expected', [
