@@ -39,7 +39,7 @@ def main(argv):
     if predictor.task.live is None:
         raise ConfigError('--workdir', 'this task has nothing to show live')
     parts = predictor.task.live(predictor.apply)
-    camera = _INPUT.value.isdigit()
+    camera = videos.camera_number(_INPUT.value) is not None
     if camera and _LOOP.value:
         raise ConfigError('--loop', 'does not go with a camera')
     with (

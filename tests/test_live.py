@@ -188,6 +188,8 @@ def test_what_gives_no_pictures_is_named(trained, tmp_path):
         fails(*live(trained, f'--input={name}', *flags), words)
     fails(*live(trained, '--input=987', '--loop', *flags),
           '--loop: does not go with a camera')
+    # Not a number to open a camera by, though digits: a file that is absent.
+    fails(*live(trained, '--input=\u0663', '--loop', *flags), '\u0663: No such file')
     assert not output.exists()
 
 

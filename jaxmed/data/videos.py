@@ -62,7 +62,7 @@ def open_video(source, *, max_pixels, max_seconds, rate_hz=None, loop=False):
             limit broken by the header. Later on, from the iterator: no frame at all, a
             limit broken, a size that changes, a decoder that crashed or hangs.
     """
-    number = _camera_number(source)
+    number = camera_number(source)
     if number is None and Path(source).is_dir():
         stream = FolderStream(Path(source), max_pixels, rate_hz, loop)
     else:
@@ -77,6 +77,16 @@ def open_video(source, *, max_pixels, max_seconds, rate_hz=None, loop=False):
     except BaseException:
         stream.close()
         raise
+
+
+def camera_number(source):
+    """The number of a camera; None for a file or folder, whatever its name."""
+    if isinstance(source, int):
+        return source
+    text = str(source)
+    if text.isascii() and text.isdigit() and not os.path.exists(text):
+        return int(text)
+    return None
 
 
 def is_frames(path):
@@ -101,7 +111,7 @@ def hash_video(source):
     Raises:
         ImageError: nothing there, or it can't be read.
     """
-    if _camera_number(source) is not None:
+    if camera_number(source) is not None:
         return None
     try:
         if not Path(source).is_dir():
@@ -221,13 +231,3 @@ class Video:
                 return stamp_s - first_s
         self._mended += 1
         return last_s + 1 / self.rate_hz
-
-
-def _camera_number(source):
-    """None for what is no camera."""
-    if isinstance(source, int):
-        return source
-    text = str(source)
-    if text.isascii() and text.isdigit() and not os.path.exists(text):
-        return int(text)
-    return None

@@ -1,6 +1,7 @@
 """A video is upright frames with time stamps; limits hold, whatever a header says."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +179,14 @@ def test_a_looped_video_begins_again_and_time_goes_on(film, folder, kind):
     assert [number_of(f.rgb) for f in frames] == [0, 1, 2, 3, 4] * 2 + [0, 1]
     assert [frame.number for frame in frames] == list(range(12))
     np.testing.assert_allclose([f.time_s for f in frames], np.arange(12) / RATE_HZ)
+
+
+def test_a_camera_is_a_number_and_no_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / '7').write_bytes(b'')
+    assert [videos.camera_number(name) for name in (
+        0, '0', '12', '7', Path('7'), '\u0663', '\xb2', 'a.mp4')
+    ] == [0, 0, 12, None, None, None, None, None]
 
 
 def test_the_hash_is_of_the_content(film, folder, tmp_path):
