@@ -32,7 +32,7 @@ def get_config(variant=''):
             dense=193, dropout=0.0, embedding_dropout=0.0, recurrent_dropout=0.0,
             slope=0.01, likelihood='point', first_index=0.3, residual=True,
         ),
-        members=1, dtype='float32', loss='mse',
+        tree_share=0.0, dtype='float32', loss='mse',
         mirror=False, turn_deg=0.0, warp=0.0, noise=0.0, forget=0.0,
         limits_quantile=0.0,
         landmarker='mediapipe', landmark_model='', landmark_sha256='',
@@ -64,7 +64,7 @@ def get_config(variant=''):
         config.task.update(dict(
             features_of_frames=('positions', 'root', 'angles'), velocities=True,
             mirror=True, turn_deg=15.0, warp=0.2, noise=0.01,
-            forget=0.1, limits_quantile=0.01,
+            forget=0.1, limits_quantile=0.01, tree_share=0.5,
         ))
         config.task.model.update(dict(
             embedding=64, hidden=64, dense=64, convolutions=2, bidirectional=True,
@@ -79,11 +79,13 @@ def get_config(variant=''):
     if variant == 'kimore':
         config.task.update(dict(
             skeleton='kinect', exercises=('es1', 'es2', 'es3', 'es4', 'es5'),
-            span='whole', forget=0.0, members=3,
+            span='whole', forget=0.0,
         ))
+        config.rivals['LSTM alone'] = dict(task=dict(tree_share=0.0))
     if variant == 'phantom':
         # Drawn people are all seen from one side.
-        config.task.update(dict(mirror=False, turn_deg=0.0, warp=0.0))
+        config.task.update(dict(
+            mirror=False, turn_deg=0.0, warp=0.0, tree_share=0.0))
         config.task.model.update(dict(embedding=96, hidden=96, dropout=0.15))
         config.evaluate.views = 1
         config.data.phantoms = 3000

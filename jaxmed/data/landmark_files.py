@@ -91,6 +91,7 @@ def read_motion(
     if shares:
         depth = 1 if skeleton.depth else BLAZEPOSE_DEPTH
         joints = joints * np.float32([size_hw[1], size_hw[0], size_hw[1] * depth])
+    _check_whole(path, joints, skeleton)
     visibility = np.where(np.isnan(visibility), 1, visibility)
     if np.any(known & ((visibility < -1e-3) | (visibility > 1.001))):
         raise InputError(path, 'visibilities outside 0 to 1')
@@ -103,6 +104,17 @@ def read_motion(
             'frames': len(known),
             'frames_nobody': int(np.sum(~known.any(axis=1)))},
     )
+
+
+def _check_whole(path, joints, skeleton):
+    """Refuses a joint that is told in part: of one that is not seen nothing is."""
+    finite = np.isfinite(joints)
+    partly = finite.any(axis=-1) & ~finite.all(axis=-1)
+    if partly.any():
+        frame, joint = np.argwhere(partly)[0]
+        raise InputError(
+            path, f'frame {frame + 1}, joint {skeleton.joints[joint]}: some '
+            'coordinates are no numbers')
 
 
 def write_motion(path, motion):

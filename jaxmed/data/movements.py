@@ -343,7 +343,7 @@ def find_recordings(path, *, unit):
         raise InputError(path, 'neither videos nor files of landmarks in it')
     if unit == 'subject':
         files = sorted({file.parent for file in files})
-        root = path.parent if files == [path] else path
+        root = path.parent if path in files else path
         return list(zip(files, identity.case_ids(files, root)))
     return list(zip(files, case_ids(files, path)))
 

@@ -49,6 +49,13 @@ def read_table(path, lines, header, skeleton, rate_hz):
     values = np.stack(
         [unknown if place is None else next(columns) for place in places], axis=-1)
     values = values.reshape(len(table), len(skeleton.joints), 4)
+    told = np.array([place is not None for place in places[3::4]])
+    seen = np.isfinite(values[..., :3]).all(axis=-1)
+    if np.any(strange := told & seen & np.isnan(values[..., 3])):
+        row, joint = np.argwhere(strange)[0]
+        raise InputError(
+            path, f'line {lines[1 + row][0]}: no visibility of '
+            f'{skeleton.joints[joint]}')
     if time_column is None:
         time_s = np.arange(len(table)) / rate_hz
     else:

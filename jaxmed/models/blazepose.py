@@ -108,7 +108,8 @@ def read_bundle(path, *, sha256):
             missing = set(_SHAPES) - {entry.filename for entry in entries}
             if missing:
                 raise InputError(
-                    path, f'no pose landmarker: {min(missing)} is not in it')
+                    path, f'no pose landmarker, or a damaged one: {min(missing)} is '
+                    'not in it')
             size = sum(entry.file_size for entry in entries)
             if size > MAX_BYTES:
                 raise InputError(path, f'{size} bytes unpacked, limit {MAX_BYTES}')

@@ -6,15 +6,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxmed.models.boosted_trees import BoostedTrees
 from jaxmed.models.pose_lstm import PoseLSTM
 from jaxmed.pose import features
 from jaxmed.pose.skeletons import find_skeleton
+from jaxmed.pose.summaries import summarise
 
+TREES, DEPTH = 200, 3  # as deep as people and exercises are few
 USUAL_S = 5.0  # paper 000's videos
 
 
 class MotionIndex(nn.Module):
-    """What pose.features makes of a movement, through models.pose_lstm.
+    """What pose.features makes of a movement, through models.pose_lstm, and trees.
 
     Attributes:
         skeleton: a name in pose.skeletons.
@@ -22,9 +25,9 @@ class MotionIndex(nn.Module):
         parts: of pose.features.extract.
         velocities: of pose.features.extract.
         sequence: attributes of PoseLSTM, but dtype and axis_name.
-        members: sequence models, which differ by how they begin and what is dropped,
-            each trained by a loss of its own: few people are learnt by heart in as
-            many ways, and the mean of several errs less (Lakshminarayanan 2017).
+        trees: whether boosted trees on pose.summaries stand beside. Grown ahead of
+            training, of what says nothing of the order in time, they err otherwise than
+            a sequence model does, so that the mean of both errs less.
         dtype: of the sequence model.
         axis_name: mapped axis of the devices, or None.
     """
@@ -34,23 +37,23 @@ class MotionIndex(nn.Module):
     parts: tuple[str, ...]
     velocities: bool
     sequence: Mapping[str, Any]
-    members: int
+    trees: bool
     dtype: Any
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, movement, *, train: bool) -> jax.Array:
-        """A movement (pose.features) -> float32 [B, members, 1 or 2] of PoseLSTM."""
-        inputs = self.look(movement)
-        return jnp.stack([
-            PoseLSTM(**self.sequence, dtype=self.dtype, axis_name=self.axis_name,
-                     name=name)(inputs, train=train) for name in self.names], axis=1)
-
-    @property
-    def names(self):
-        """Of the sequence models, among parameters and limits."""
-        return ['sequence', *(
-            f'sequence{number}' for number in range(2, self.members + 1))]
+    def __call__(self, movement, *, train: bool) -> dict[str, jax.Array]:
+        """A movement (pose.features) -> {'sequence': [B, 1 or 2] of PoseLSTM, and with
+        `trees` 'trees': [B], the index}, float32.
+        """
+        sequence = PoseLSTM(
+            **self.sequence, dtype=self.dtype, axis_name=self.axis_name,
+            name='sequence')
+        outputs = {'sequence': sequence(self.look(movement), train=train)}
+        if self.trees:
+            outputs['trees'] = BoostedTrees(TREES, DEPTH, name='summaries')(
+                summarise(movement, skeleton=find_skeleton(self.skeleton)))
+        return outputs
 
     def look(self, movement):
         """A movement -> inputs of PoseLSTM: features, mask and context."""

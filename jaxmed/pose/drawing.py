@@ -6,7 +6,7 @@ All pictures are uint8 RGB [H, W, 3]. Nothing that is given is changed.
 import cv2
 import numpy as np
 
-from jaxmed.errors import ConfigError, InputError
+from jaxmed.errors import ConfigError
 
 # Told apart by people who see few colours, and on skin, grass and walls alike.
 LEFT, RIGHT, MIDDLE = (255, 150, 20), (40, 150, 255), (245, 245, 245)
@@ -114,36 +114,38 @@ def draw_skeleton(
         visibility: [T, J] in [0, 1].
         time_s: [T].
         skeleton: skeletons.Skeleton of J joints.
-        phases: figures, evenly over the time in which somebody is seen.
+        phases: figures, evenly over the time in which somebody is seen: of frames with
+            half of the joints, or as many as any has.
         size_hw: of the picture, in pixels.
         visible_from: as in `draw_pose`; joints below it are faint.
         view: 'front', or 'side' with what is nearer to the viewer on the left.
 
     Returns:
-        uint8 [H, W, 3].
+        uint8 [H, W, 3]; 'nobody is seen' where nobody is.
 
     Raises:
         ConfigError: `view` is neither.
-        InputError: nobody in any frame.
     """
     if view not in ('front', 'side'):
         raise ConfigError('view', f"{view!r} is neither 'front' nor 'side'")
     joints = np.asarray(joints, np.float64)
     places = joints[..., [0 if view == 'front' else 2, 1]]
     found = np.isfinite(places).all(axis=-1)
-    frames = np.flatnonzero(found.mean(axis=1) >= 0.5)
-    if not len(frames):
-        raise InputError('landmarks', 'nobody is seen in any frame')
+    height, width = size_hw
+    picture = np.full((height, width, 3), _PAPER, np.uint8)
+    share = found.mean(axis=1)
+    if not share.any():
+        _write_below(picture, 'nobody is seen', width / 2, height / 2)
+        return picture
+    frames = np.flatnonzero(share >= min(0.5, share.max()))
     middle = places[:, list(skeleton.hips), 0].mean(axis=1)
     bottom, tall, half_width = _measure(places, found, middle)
     instants = np.linspace(time_s[frames[0]], time_s[frames[-1]], phases)
     seen_s = np.asarray(time_s)[frames]
     chosen = frames[np.abs(seen_s[None] - instants[:, None]).argmin(axis=1)]
-    height, width = size_hw
     column, edge, foot = width / phases, 0.06 * height, 0.12 * height
     scale = min(
         (height - edge - foot) / max(tall, 1e-9), column / 2.1 / max(half_width, 1e-9))
-    picture = np.full((height, width, 3), _PAPER, np.uint8)
     ground_y = height - foot
     cv2.line(picture, (0, round(ground_y)), (width, round(ground_y)), _GREY, 1)
     for number, frame in enumerate(chosen):

@@ -3,21 +3,19 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from jaxmed.pose import features
+from jaxmed.models.boosted_trees import from_sklearn
+from jaxmed.models.motion_index import DEPTH, TREES
+from jaxmed.pose.summaries import summarise
 
 FIELDS = ('inputs', 'frame_mask', 'segment', 'step_s')
 _BATCH = 32
-# Trees as deep as people and exercises are few; a sample of columns for each split.
-_TREES = dict(
-    loss='huber', n_estimators=200, max_depth=3, learning_rate=0.05, subsample=0.7,
-    max_features=0.1, random_state=0)
+MOST_RECORDS = 4096
 _RIDGES = np.logspace(0, 5, 12)
 
 
@@ -31,35 +29,15 @@ def fit(source, *, prepare, skeleton):
 
     Returns:
         name -> (raw batch -> {'index', 'spread'} [B]): the mean of each exercise, ridge
-        regression and gradient boosting on `summarise`.
+        regression and gradient boosting on pose.summaries.
     """
-    look = jax.jit(lambda batch: summarise(prepare(batch)['inputs'], skeleton=skeleton))
-
-    def columns(batch):
-        """Of any number of records, in batches of one size."""
-        count, parts = len(batch['inputs']), []
-        for start in range(0, count, _BATCH):
-            places = np.minimum(np.arange(start, start + _BATCH), count - 1)
-            parts.append(np.asarray(look({
-                name: np.asarray(batch[name])[places] for name in FIELDS})))
-        return np.concatenate(parts)[:count].astype(np.float64)
-
-    chunks, truth, segments = [], [], []
-    for start in range(0, len(source), _BATCH):
-        records = [source[place] for place in range(
-            start, min(start + _BATCH, len(source)))]
-        chunks.append(columns({
-            name: np.stack([record[name] for record in records]) for name in FIELDS}))
-        truth += [record['targets'][0] for record in records]
-        segments += [record['segment'][0] for record in records]
-    summaries, truth = np.concatenate(chunks), np.array(truth, np.float64)
-    segments, known = np.array(segments), ~np.isnan(truth)
-    summaries, truth, segments = summaries[known], truth[known], segments[known]
+    columns = _make_columns(prepare, skeleton)
+    summaries, truth, segments = _gather(source, range(len(source)), columns)
     means = {
         number: truth[segments == number].mean() for number in np.unique(segments)}
     models = {
         'ridge': make_pipeline(StandardScaler(), RidgeCV(_RIDGES)),
-        'gradient boosting': GradientBoostingRegressor(**_TREES),
+        'gradient boosting': _boosted(),
     }
 
     def by_mean(batch):
@@ -80,31 +58,49 @@ def _answer(batch, *, predict):
     return {'index': index, 'spread': np.zeros_like(index)}
 
 
-def summarise(movement, *, skeleton):
-    """A movement (pose.features) -> what can be said of it without its order in time.
+def grow(source, *, prepare, skeleton):
+    """The variables of models.boosted_trees: gradient boosting, of training records.
 
-    Returns:
-        float32 [B, S]: of positions from the hips' middle, of the hips' path and of
-        joint angles the mean, standard deviation, least and greatest value; of their
-        speeds the mean and the root of the mean square; which exercises it holds and
-        the log of its seconds.
+    Of up to MOST_RECORDS of them, evenly chosen: that is little enough to hold, and
+    grown in a minute. Others: see `fit`.
     """
-    mask = movement['mask'][..., None]
-    both = features.extract(
-        movement, parts=('positions', 'root', 'angles'), velocities=True,
-        skeleton=skeleton)
-    values, speeds = jnp.split(both, 2, axis=-1)
-    count = jnp.maximum(mask.sum(axis=1), 1.0)
+    count = min(len(source), MOST_RECORDS)
+    places = np.unique(np.linspace(0, len(source) - 1, count, dtype=int)).tolist()
+    summaries, truth, _ = _gather(source, places, _make_columns(prepare, skeleton))
+    return from_sklearn(_boosted().fit(summaries, truth))
 
-    def mean(x):
-        return (x * mask).sum(axis=1) / count
 
-    average = mean(values)
-    squares = mean((values - average[:, None]) ** 2)
-    far = jnp.float32(1e6)  # padding is neither least nor greatest
-    return jnp.concatenate([
-        average, jnp.sqrt(squares), jnp.where(mask > 0, values, far).min(axis=1),
-        jnp.where(mask > 0, values, -far).max(axis=1), mean(jnp.abs(speeds)),
-        jnp.sqrt(mean(speeds ** 2)), movement['segment'].max(axis=1),
-        jnp.log(jnp.maximum(features.seconds_of(movement), 0.1))[:, None],
-    ], axis=-1)
+def _boosted():
+    # A sample of columns for each split.
+    return GradientBoostingRegressor(
+        loss='huber', n_estimators=TREES, max_depth=DEPTH, learning_rate=0.05,
+        subsample=0.7, max_features=0.1, random_state=0)
+
+
+def _make_columns(prepare, skeleton):
+    """Raw batch of any size -> summaries [B, S] float64, in batches of one size."""
+    look = jax.jit(lambda batch: summarise(prepare(batch)['inputs'], skeleton=skeleton))
+
+    def columns(batch):
+        count, parts = len(batch['inputs']), []
+        for start in range(0, count, _BATCH):
+            places = np.minimum(np.arange(start, start + _BATCH), count - 1)
+            parts.append(np.asarray(look({
+                name: np.asarray(batch[name])[places] for name in FIELDS})))
+        return np.concatenate(parts)[:count].astype(np.float64)
+
+    return columns
+
+
+def _gather(source, places, columns):
+    """Summaries [N, S], truth [N] and first segment [N] of the records with a truth."""
+    chunks, truth, segments = [], [], []
+    for start in range(0, len(places), _BATCH):
+        records = [source[place] for place in places[start:start + _BATCH]]
+        chunks.append(columns({
+            name: np.stack([record[name] for record in records]) for name in FIELDS}))
+        truth += [record['targets'][0] for record in records]
+        segments += [record['segment'][0] for record in records]
+    truth = np.array(truth, np.float64)
+    known = ~np.isnan(truth)
+    return np.concatenate(chunks)[known], truth[known], np.array(segments)[known]

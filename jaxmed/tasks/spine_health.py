@@ -47,7 +47,7 @@ LOSSES = {
 def make(
     *, skeleton, exercises, unit, span, frames, stride, rate_hz, min_seconds,
     min_visibility, max_gap_s, smoothing, features_of_frames, velocities, steps,
-    model, members, dtype, loss, mirror, turn_deg, warp, noise, forget,
+    model, tree_share, dtype, loss, mirror, turn_deg, warp, noise, forget,
     limits_quantile, landmarker, landmark_model, landmark_sha256, landmark_mode,
     landmark_dtype, landmark_batch, max_people, cache, max_pixels, max_seconds,
     exercise, annotate, source_hz, landmark_size_hw, axis_name=None,
@@ -63,7 +63,8 @@ def make(
         velocities: of pose.features.extract.
         steps: frames that the sequence model sees; 0 for all.
         model: attributes of models.pose_lstm.PoseLSTM, but dtype.
-        members: of models.motion_index.MotionIndex.
+        tree_share: of the index, that boosted trees on summaries have; 0: there are
+            none.
         dtype: 'float32' or 'bfloat16'.
         loss: a name in LOSSES.
         mirror, turn_deg, warp, noise, forget: of pose.features; 0 or False is off.
@@ -97,6 +98,7 @@ def make(
         ('smoothing', smoothing, cleaning.SMOOTHINGS),
         ('landmarker', landmarker, landmarks.KINDS),
         ('landmark_mode', landmark_mode, landmarks.MODES),
+        ('landmark_dtype', landmark_dtype, ('float32', 'bfloat16')),
     ):
         if value not in allowed:
             raise ConfigError(f'task.{name}', f'{value!r} is none of {allowed}')
@@ -105,7 +107,8 @@ def make(
         ('min_visibility', min_visibility, 0, 1),
         ('turn_deg', turn_deg, 0, 180), ('warp', warp, 0, 0.99), ('noise', noise, 0, 1),
         ('forget', forget, 0, 1), ('max_gap_s', max_gap_s, 0, np.inf),
-        ('members', members, 1, 100), ('landmark_batch', landmark_batch, 1, 256),
+        ('max_seconds', max_seconds, 0, 1e7), ('max_pixels', max_pixels, 1, 2 ** 31),
+        ('tree_share', tree_share, 0, 1), ('landmark_batch', landmark_batch, 1, 256),
     ):
         if not least <= value <= most:
             raise ConfigError(f'task.{name}', f'{value}: from {least} to {most}')
@@ -141,7 +144,7 @@ def make(
         skeleton=skeleton, steps=steps, parts=tuple(features_of_frames),
         velocities=velocities,
         sequence={k: tuple(v) if isinstance(v, list) else v for k, v in model.items()},
-        members=members, dtype=jnp.dtype(dtype), axis_name=axis_name)
+        trees=tree_share > 0, dtype=jnp.dtype(dtype), axis_name=axis_name)
     prepare = partial(preprocess, skeleton=layout, exercises=len(cut.exercises))
     augmentations = [features.make_mirror(skeleton=layout)] * bool(mirror)
     for strength, build, option in (
@@ -180,10 +183,10 @@ def make(
             exercise=exercise),
         preprocess=prepare,
         augment=transforms.compose(*augmentations),
-        loss=lambda outputs, batch: jax.vmap(
-            lambda member: LOSSES[loss](member, batch['targets']), in_axes=1,
-        )(outputs).mean(axis=0),
-        probabilities=partial(probabilities, gaussian=loss == 'gaussian'),
+        loss=lambda outputs, batch: LOSSES[loss](
+            outputs['sequence'], batch['targets']),
+        probabilities=partial(
+            probabilities, gaussian=loss == 'gaussian', tree_share=tree_share),
         views=(transforms.IDENTITY, View(
             partial(features.mirror, skeleton=layout), lambda answer: answer)),
         rows=rows,
@@ -202,7 +205,9 @@ def make(
         infer=infer,
         findings=None,  # of the calibration
         begin=partial(
-            begin, model=network, prepare=prepare, quantile=limits_quantile),
+            begin, model=network, prepare=prepare, quantile=limits_quantile,
+            grow=partial(
+                spine_baselines.grow, prepare=prepare, skeleton=layout)),
         fit_baselines=partial(
             spine_baselines.fit, prepare=prepare, skeleton=layout),
         calibrate=lambda rows: spine_intervals.calibrate(cases(rows), rows),
@@ -274,8 +279,10 @@ def preprocess(batch, *, skeleton, exercises):
         skeleton=skeleton, exercises=exercises)}
 
 
-def begin(source, variables, *, model, prepare, quantile):
+def begin(source, variables, *, model, prepare, quantile, grow):
     """The variables with the training set's limits: paper 000's min-max scaling.
+
+    And with trees that are grown, where the model has them.
 
     Args:
         source: random access to the training records.
@@ -284,6 +291,7 @@ def begin(source, variables, *, model, prepare, quantile):
         prepare: preprocess of the task.
         quantile: 0 for the least and greatest values of all records; others are those
             of up to 1024 of them, evenly chosen.
+        grow: source -> variables of models.boosted_trees.
     """
     @jax.jit
     def look(batch):
@@ -312,21 +320,26 @@ def begin(source, variables, *, model, prepare, quantile):
     # What never changes says nothing: limits that are equal make it 0.
     high = np.where(high - low > 1e-6, high, low)
     limits = {'low': low.astype(np.float32), 'high': high.astype(np.float32)}
-    return variables | {'limits': {name: limits for name in model.names}}
+    variables = variables | {'limits': {'sequence': limits}}
+    if model.trees:
+        variables['trees'] = {'summaries': grow(source)}
+    return variables
 
 
-def probabilities(outputs, *, gaussian):
-    """Outputs [B, members, 1 or 2] -> index [B] in [0, 1] and its spread [B].
+def probabilities(outputs, *, gaussian, tree_share):
+    """Outputs of MotionIndex -> index [B] in [0, 1] and its spread [B].
 
-    The index is the members' mean; the spread, with Gaussians, that of their mixture,
-    and else 0: unknown.
+    The index is the mean of the sequence model's and the trees', by their shares. The
+    spread, with Gaussians, is the deviation that the sequence model expects of its own,
+    for spine_intervals to make an interval of; else 0: unknown.
     """
-    index = jnp.clip(outputs[..., 0], 0.0, 1.0)
-    mean = index.mean(axis=1)
-    if not gaussian:
-        return {'index': mean, 'spread': jnp.zeros_like(mean)}
-    squares = jnp.exp(2 * outputs[..., 1]) + (index - mean[:, None]) ** 2
-    return {'index': mean, 'spread': jnp.sqrt(squares.mean(axis=1))}
+    sequence = outputs['sequence']
+    index = jnp.clip(sequence[..., 0], 0.0, 1.0)
+    spread = jnp.exp(sequence[..., 1]) if gaussian else jnp.zeros_like(index)
+    if tree_share:
+        trees = jnp.clip(outputs['trees'], 0.0, 1.0)
+        index = (1 - tree_share) * index + tree_share * trees
+    return {'index': index, 'spread': spread}
 
 
 def rows(answer, batch):

@@ -43,7 +43,8 @@ def find_motion(path, *, skeleton, source_hz, size_hw, max_seconds, video):
         return landmarks.find_landmarks(
             path, max_seconds=max_seconds, rate_hz=source_hz, **video)
     except InputError as error:
-        if error.where != InputError(video['model'], '').where:
+        if error.where not in {
+                InputError(video[name], '').where for name in ('model', 'cache')}:
             raise
         # No video's fault: no other one could be read either.
         raise ConfigError(error.where, error.reason) from None

@@ -216,7 +216,7 @@ def _look(task, movement):
     seen = MotionIndex(
         skeleton=task['skeleton'], steps=task['steps'],
         parts=tuple(task['features_of_frames']), velocities=task['velocities'],
-        sequence=task['model'], members=1, dtype=np.float32, axis_name=None,
+        sequence=task['model'], trees=False, dtype=np.float32, axis_name=None,
     ).look(movement)
     return {name: np.array(value, np.float32) for name, value in seen.items()}
 

@@ -256,6 +256,9 @@ def test_recordings_are_found_below_a_folder(tmp_path):
     assert [case for _, case in found] == ['0', '1', '2', '3', '4', 'b/frames', 'b/x']
     people = movements.find_recordings(tmp_path / 'b', unit='subject')
     assert [path.name for path, _ in people] == ['b']
+    several = movements.find_recordings(tmp_path, unit='subject')
+    assert [case for _, case in several] == [
+        f'{tmp_path.name}', f'{tmp_path.name}/b']
     with pytest.raises(InputError, match='no such file'):
         movements.find_recordings(tmp_path / 'none', unit='video')
     (tmp_path / 'empty').mkdir()

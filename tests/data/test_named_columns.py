@@ -37,13 +37,25 @@ def test_time_in_milliseconds_starts_with_the_first_frame(tmp_path, rows):
     np.testing.assert_allclose(found.time_s, [0, 0.033, 0.1, 0.133])
 
 
-def test_an_empty_cell_is_a_joint_that_is_unknown(tmp_path, rows, motion):
-    rows['y_nose'] = ['', *rows['y_nose'][1:]]
-    rows['visibility_left_hip'] = ['', *rows['visibility_left_hip'][1:]]
+def test_a_joint_whose_cells_are_empty_or_nan_was_not_seen(tmp_path, rows, motion):
+    for axis, cell in (('x', ''), ('y', 'nan'), ('z', 'NaN'), ('visibility', '')):
+        rows[f'{axis}_nose'] = [cell, *rows[f'{axis}_nose'][1:]]
+    del rows['visibility_left_hip']
     found = read(save_named(tmp_path / 'a.csv', rows), skeleton=BLAZEPOSE)
     assert np.isnan(found.joints[0, 0]).all() and found.visibility[0, 0] == 0
     np.testing.assert_array_equal(found.joints[0, 1:], motion.joints[0, 1:])
-    assert found.visibility[0, NAMES.index('left_hip')] == 1  # there, and no word of it
+    hip = NAMES.index('left_hip')  # there, and no word of its visibility
+    assert found.visibility[0, hip] == 1
+
+
+@pytest.mark.parametrize('column, reason', [
+    ('y_nose', 'frame 3, joint nose: some coordinates are no numbers'),
+    ('z_left_hip', 'frame 3, joint left_hip: some coordinates are no numbers'),
+    ('visibility_nose', 'line 4: no visibility of nose'),
+])
+def test_a_joint_that_is_told_in_part_is_refused(tmp_path, rows, column, reason):
+    rows[column] = [*rows[column][:2], 'nan', rows[column][3]]
+    refuse(save_named(tmp_path / 'a.csv', rows), reason, skeleton=BLAZEPOSE)
 
 
 def test_tables_that_are_no_landmarks_are_refused(tmp_path, rows):

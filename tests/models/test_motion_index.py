@@ -13,6 +13,7 @@ from jaxmed.models.motion_index import USUAL_S, MotionIndex
 from jaxmed.models.pose_lstm import PoseLSTM
 from jaxmed.pose import features
 from jaxmed.pose.skeletons import BLAZEPOSE, KINECT, find_skeleton
+from jaxmed.pose.summaries import summarise
 from tests.models.trees import computed
 
 SEQUENCE = dict(
@@ -25,10 +26,10 @@ FRAMES, EXERCISES = 16, 3
 
 
 def make_model(*, steps=0, parts=('positions',), velocities=False, skeleton='blazepose',
-               members=1, **sequence):
+               trees=False, **sequence):
     return MotionIndex(
         skeleton=skeleton, steps=steps, parts=parts, velocities=velocities,
-        sequence=SEQUENCE | sequence, members=members, dtype=jnp.float32,
+        sequence=SEQUENCE | sequence, trees=trees, dtype=jnp.float32,
         axis_name=None)
 
 
@@ -129,28 +130,36 @@ def test_it_is_the_sequence_model_of_its_features():
     expected = apply(PoseLSTM(**SEQUENCE, dtype=jnp.float32, axis_name=None),
                      inside, look(model, movement))
     found = apply(model, variables, movement)
-    assert found.shape == (2, 1, 1) and found.dtype == jnp.float32
-    np.testing.assert_allclose(found[:, 0], expected, atol=1e-6)
+    assert found.keys() == {'sequence'}
+    assert found['sequence'].shape == (2, 1)
+    assert found['sequence'].dtype == jnp.float32
+    np.testing.assert_allclose(found['sequence'], expected, atol=1e-6)
 
 
-def test_members_begin_differently_and_each_is_a_sequence_model():
-    model, movement = make_model(members=2, first_index=0.0), make_movement()
+def test_trees_read_the_summaries_of_all_frames():
+    model, movement = make_model(trees=True, steps=8), make_movement()
     variables = begin(model, movement)
-    assert model.names == ['sequence', 'sequence2']
-    found = apply(model, variables, movement)
-    assert found.shape == (2, 2, 1)
-    assert np.any(found[:, 0] != found[:, 1])
-    for place, name in enumerate(model.names):
-        inside = {kind: {'sequence': tree[name]} for kind, tree in variables.items()}
-        alone = apply(make_model(first_index=0.0), inside, movement)
-        np.testing.assert_allclose(found[:, place], alone[:, 0], atol=1e-6)
+    seen = computed(
+        lambda: summarise(movement, skeleton=BLAZEPOSE))
+    # Every tree asks for the last column, the log of the seconds, at its root.
+    grown = jax.tree.map(np.zeros_like, variables['trees']['summaries'])
+    grown['column'][:] = seen.shape[1] - 1
+    grown['threshold'][:] = seen[:, -1].mean()
+    grown['value'][0, 0], grown['value'][0, -1] = 0.25, 0.75
+    grown['base'] = np.float32(0.125)
+    grown = variables | {'trees': {'summaries': grown}}
+    found = apply(model, grown, movement)
+    # The first movement lasts longer.
+    np.testing.assert_allclose(found['trees'], [0.875, 0.375])
+    np.testing.assert_array_equal(
+        found['sequence'], apply(make_model(steps=8), variables, movement)['sequence'])
 
 
 def test_a_likelihood_has_a_second_output():
     model, movement = make_model(likelihood='gaussian'), make_movement()
     outputs, _ = jax.eval_shape(lambda: model.init_with_output(
         jax.random.key(0), movement, train=False))
-    assert outputs.shape == (2, 1, 2)
+    assert outputs['sequence'].shape == (2, 2)
 
 
 def test_padding_and_the_neighbours_in_a_batch_change_no_index():
@@ -162,11 +171,11 @@ def test_padding_and_the_neighbours_in_a_batch_change_no_index():
     alone = jax.tree.map(lambda leaf: leaf[1:, :12] if leaf.ndim > 1 else leaf[1:],
                          movement)  # with 2 fillers in place of 6
     np.testing.assert_allclose(
-        apply(model, variables, alone)[0], both[1], atol=1e-6)
+        apply(model, variables, alone)['sequence'][0], both['sequence'][1], atol=1e-6)
     strange = movement | {'joints': jnp.where(
         movement['mask'][..., None, None] > 0, movement['joints'], jnp.nan)}
     np.testing.assert_array_equal(
-        apply(model, variables, strange), both)
+        apply(model, variables, strange)['sequence'], both['sequence'])
 
 
 def test_limits_are_used_and_not_changed_by_training():
@@ -174,8 +183,8 @@ def test_limits_are_used_and_not_changed_by_training():
     variables = begin(model, movement)
     limits = {'low': jnp.full(99, -3.0), 'high': jnp.full(99, 3.0)}
     scaled = variables | {'limits': {'sequence': limits}}
-    assert np.any(apply(model, variables, movement)
-                  != apply(model, scaled, movement))
+    assert np.any(apply(model, variables, movement)['sequence']
+                  != apply(model, scaled, movement)['sequence'])
     _, state = computed(lambda variables: model.apply(
         variables, movement, train=True, mutable=['limits'],
         rngs={'dropout': jax.random.key(1)}), scaled)

@@ -87,19 +87,17 @@ def test_windows_are_averaged_by_case_and_an_unknown_rating_stays_unknown():
     assert metrics['mae'](cases) == pytest.approx(0.1, abs=1e-6)
 
 
-def test_the_index_is_the_members_mean_and_the_spread_that_of_their_mixture():
-    # Two examples of two members: an index, and the logarithm of its deviation.
-    outputs = np.array([
-        [[1.4, np.log(0.1)], [0.6, np.log(0.1)]],
-        [[-0.2, np.log(0.3)], [-0.1, np.log(0.4)]]], np.float32)
-    answer = spine_health.probabilities(outputs, gaussian=True)
-    np.testing.assert_allclose(answer['index'], [0.8, 0])
-    # Of 1 and 0.6, both 0.1 wide: 0.1^2 + 0.2^2; of two at 0: (0.3^2 + 0.4^2) / 2.
-    np.testing.assert_allclose(
-        answer['spread'], np.sqrt([0.05, 0.125]), rtol=1e-5)
-    answer = spine_health.probabilities(outputs[..., :1], gaussian=False)
-    np.testing.assert_allclose(answer['index'], [0.8, 0])
-    np.testing.assert_array_equal(answer['spread'], [0, 0])
+def test_the_index_is_the_mean_by_shares_of_what_is_in_range():
+    # Indices over, in and under the range, and the logarithm of a deviation.
+    sequence = np.log([[np.e ** 1.4, 0.1], [np.e ** 0.6, 0.2], [np.e ** -0.2, 0.4]])
+    outputs = {'sequence': sequence.astype(np.float32)}
+    answer = spine_health.probabilities(outputs, gaussian=True, tree_share=0)
+    np.testing.assert_allclose(answer['index'], [1, 0.6, 0], rtol=1e-6)
+    np.testing.assert_allclose(answer['spread'], [0.1, 0.2, 0.4], rtol=1e-6)
+    outputs['trees'] = np.array([0.2, 1.3, 0.5], np.float32)
+    answer = spine_health.probabilities(outputs, gaussian=False, tree_share=0.25)
+    np.testing.assert_allclose(answer['index'], [0.8, 0.7, 0.125], rtol=1e-6)
+    np.testing.assert_array_equal(answer['spread'], [0, 0, 0])
 
 
 def test_any_number_of_windows_is_answered_in_two_sizes_of_batches():
@@ -135,7 +133,9 @@ def test_any_number_of_windows_is_answered_in_two_sizes_of_batches():
     (dict(turn_deg=-5.0), 'turn_deg'), (dict(warp=1.5), 'warp'),
     (dict(noise=-1.0), 'noise'), (dict(forget=2.0), 'forget'),
     (dict(max_gap_s=-1.0), 'max_gap_s'), (dict(landmark_mode='film'), 'landmark_mode'),
-    (dict(rate_hz=float('nan')), 'rate_hz'), (dict(members=0), 'members'),
+    (dict(landmark_dtype='int8'), 'landmark_dtype'), (dict(max_pixels=0), 'max_pixels'),
+    (dict(max_seconds=float('inf')), 'max_seconds'),
+    (dict(rate_hz=float('nan')), 'rate_hz'), (dict(tree_share=1.5), 'tree_share'),
 ])
 def test_options_that_do_not_fit_are_named(changes, words):
     with pytest.raises(ConfigError, match=words):

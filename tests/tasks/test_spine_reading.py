@@ -192,3 +192,13 @@ def test_an_accelerator_fills_the_cache_before_videos_are_read(
 def test_a_call_of_the_landmarker_has_a_size(size):
     with pytest.raises(ConfigError, match='task.landmark_batch'):
         make(landmark_batch=size)
+
+
+def test_a_cache_that_cannot_be_made_is_no_fault_of_a_video(tmp_path, sample_data):
+    (tmp_path / 'file').write_bytes(b'')
+    task = make(
+        landmark_model=str(sample_data / 'models' / 'pose_landmarker_full.task'),
+        cache=str(tmp_path / 'file' / 'cache'))
+    video = sorted((sample_data / 'pose' / 'video').glob('*.mp4'))[0]
+    with pytest.raises(ConfigError, match='cache: Not a directory'):
+        task.read(video, case_id='c')
