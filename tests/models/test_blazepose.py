@@ -64,9 +64,9 @@ def test_what_is_no_bundle_is_refused(tmp_path):
     path.write_bytes(b'\x89PNG\r\n\x1a\n' * 99)
     assert refused(path) == NO_BUNDLE
     assert refused(write(path, hand_landmarks=b'x')) == (
-        f'no pose landmarker: {DETECTOR} is not in it')
+        f'no pose landmarker, or a damaged one: {DETECTOR} is not in it')
     assert refused(write(path, pose_detector=b'x')) == (
-        f'no pose landmarker: {LANDMARKS} is not in it')
+        f'no pose landmarker, or a damaged one: {LANDMARKS} is not in it')
     write(path, pose_detector=b'x', pose_landmarks_detector=b'x')
     assert refused(path) == 'not a TensorFlow Lite file of version 3'
 
