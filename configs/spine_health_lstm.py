@@ -10,9 +10,9 @@ default on drawn people (no records needed), 'kimore' for the data set of that n
 Measured, 2026-11-22, two CPU cores with other work on them. phantom: MAE of the index
 0.046 (95% interval 0.043 to 0.049, 627 drawn recordings of 209 people), with an RNN in
 place of the LSTM 0.049 (0.046 to 0.053), 3.5 minutes for both. kimore with
---folds=5 on the sample's 199 recordings of 40 people: MAE 0.109 (0.090 to 0.129),
-Spearman 0.777 (0.694 to 0.829), 2.5 minutes; gradient boosting 0.121 and 0.765. '' and
-'table2' were not trained to their end.
+--folds=5 on the sample's 199 recordings of 40 people: MAE 0.105 (0.086 to 0.125),
+Spearman 0.803 (0.716 to 0.854); gradient boosting 0.120 and 0.772, the LSTM alone 0.110
+and 0.775. '' and 'table2' were not trained to their end.
 """
 
 from ml_collections import ConfigDict

@@ -321,6 +321,9 @@ def _show(value):
 
 
 def _show_signed(value):
+    """A difference; small ones are no powers of ten, which are hard to compare."""
+    if _is_finite(value) and 0 < abs(value) < 1e-3:
+        return f'{value:+.4f}'
     return '+' * (_is_finite(value) and value > 0) + _show(value)
 
 
