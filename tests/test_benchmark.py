@@ -247,7 +247,8 @@ def test_a_drawn_video_is_watched_for_memory_and_shown_live(tmp_path):
     sample = os.environ.get('JAXMED_SAMPLE_DATA')
     if not sample:
         pytest.skip('JAXMED_SAMPLE_DATA is not set: no landmark model')
-    config = spine(landmark_model=f'{sample}/models/pose_landmarker_full.task')
+    config = spine(
+        landmark_model=f'{sample}/models/pose_landmarker_full.task', landmark_batch=16)
     (person,) = walkers.subjects(count=1, seed=0, exercises=('touch_toes',))
     video = str(tmp_path / 'video.mp4')
     stick_figures.write_video(
