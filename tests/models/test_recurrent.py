@@ -141,12 +141,13 @@ def read_by_hand(cell, params, inputs, mask):
     return jnp.concatenate(every, -1), jnp.concatenate(last, -1)
 
 
+@pytest.mark.parametrize('batch', [4, 36, 148])  # in one chain, and in several
 @pytest.mark.parametrize('cell', sorted(CELLS))
-def test_gradients_are_those_of_a_scan_wherever_fillers_stand(cell):
-    inputs = make_inputs(6, 4, 3)
-    mask = np.array([
+def test_gradients_are_those_of_a_scan_wherever_fillers_stand(cell, batch):
+    inputs = make_inputs(6, batch, 3)
+    mask = np.tile(np.array([
         [1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0, 1, 0, 1, 1, 0], [0] * 6,
-    ], bool).T
+    ], bool).T, batch // 4)
     layer = make_layer(cell, directions=2)
     params = params_of(layer, inputs, mask)
     outputs, grads = run(layer, params, inputs, mask)
@@ -212,8 +213,9 @@ def test_a_linear_layer_in_front_is_one_whichever_way_it_is_multiplied(steps):
     close(grads[1], expected_grads[1] @ kernel.T)
 
 
-def test_dropped_units_of_a_state_stay_dropped_in_all_frames():
-    inputs, mask = make_inputs(12, 2, 3), np.ones((12, 2), bool)
+@pytest.mark.parametrize('batch', [2, 18])
+def test_dropped_units_of_a_state_stay_dropped_in_all_frames(batch):
+    inputs, mask = make_inputs(12, batch, 3), np.ones((12, batch), bool)
     layer = make_layer('rnn', hidden=6, dropout=0.5)
     params = params_of(layer, inputs, mask)
     params['kernel0'][:] = 0
@@ -222,7 +224,7 @@ def test_dropped_units_of_a_state_stay_dropped_in_all_frames():
     params['recurrent0'] = 2 * np.eye(6, dtype=np.float32)
     (states, _), grads = run(layer, params, inputs, mask, train=True)
     dropped = np.isclose(states[1], np.tanh(1))
-    assert 0 < dropped.sum() < 12
+    assert 0 < dropped.sum() < dropped.size
     for state in np.asarray(states[1:]):
         np.testing.assert_array_equal(np.isclose(state, np.tanh(1)), dropped)
     kept = np.tanh(1 + 2 * 2 * np.tanh(1))  # what is kept is doubled
@@ -230,7 +232,7 @@ def test_dropped_units_of_a_state_stay_dropped_in_all_frames():
     # Gradient of U by hand, of what `run` sums up.
     k, h = np.where(dropped, 0.0, 2.0), np.asarray(states, np.float64)
     weights = np.arange(6) % 3 + 1.0
-    before, total = np.zeros((2, 6)), np.zeros((6, 6))
+    before, total = np.zeros((batch, 6)), np.zeros((6, 6))
     for t in reversed(range(12)):
         grad = (before + 2 * h[t] * weights + (t == 11) * weights) * (1 - h[t] ** 2)
         if t:
