@@ -54,7 +54,7 @@ class Decoder:
             os.ftruncate(
                 self._memory.fileno(), _SLOTS * 3 * self.size_hw[0] * self.size_hw[1])
             self._channel.settimeout(_FRAME_S)
-            self._channel.sendall(bytes(range(_SLOTS)))
+            self._give_back(range(_SLOTS))
         except BaseException:
             self.close()
             raise
@@ -150,11 +150,15 @@ class Decoder:
                 if self._stopped:
                     return None
                 raise ImageError(self._source, 'decoding it crashed')
+        self._give_back([slot])
+        return rgb
+
+    def _give_back(self, slots):
+        """Tells the process which slots it may fill."""
         try:
-            self._channel.sendall(bytes([slot]))
+            self._channel.sendall(bytes(slots))
         except OSError:
             pass  # it has ended or crashed, which _receive tells
-        return rgb
 
     def stop(self):
         """Ends the process, which wakes a thread that waits for a frame."""

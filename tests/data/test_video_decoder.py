@@ -75,6 +75,25 @@ def test_a_decoder_that_dies_is_an_error(film):
             list(frames)
 
 
+def test_a_decoder_that_ends_before_its_first_frame_is_asked_for_tells_why(
+    film, monkeypatch
+):
+    path = film('film.avi')
+    content = bytearray(path.read_bytes())
+    first = content.index(b'movi') + 4
+    end = content.index(b'idx1', first)
+    content[first:end] = bytes(end - first)  # it opens, and holds no picture
+    path.write_bytes(content)
+    read_header = video_decoder.Decoder._read_header
+
+    def wait_for_its_end(self, max_pixels):
+        read_header(self, max_pixels)
+        assert self._process.wait(60) == 0
+
+    monkeypatch.setattr(video_decoder.Decoder, '_read_header', wait_for_its_end)
+    refuse(path, 'no frame that can be decoded')
+
+
 def test_a_decoder_that_hangs_is_an_error(film, monkeypatch):
     monkeypatch.setattr(video_decoder, '_FRAME_S', 0.2)
     with videos.open_video(film(frames=200), **LIMITS) as video:
