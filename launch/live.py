@@ -33,6 +33,7 @@ flags.mark_flags_as_required(['workdir', 'input'])
 
 
 def main(argv):
+    player.check_output(_OUTPUT.value, _INPUT.value)
     predictor = runs.load(
         [_WORKDIR.value], batch_size=1, reads=True,
         task_options=launch.parse_options(_TASK.value))

@@ -193,6 +193,18 @@ def test_what_gives_no_pictures_is_named(trained, tmp_path):
     assert not output.exists()
 
 
+def test_a_video_is_not_written_over_itself(trained, tmp_path):
+    path, link = tmp_path / 'walk.mp4', tmp_path / 'seen.mp4'
+    path.write_bytes(b'a video')
+    link.symlink_to(path)
+    # Before the model, which is none, and the video.
+    for output in (path, f'{tmp_path}/../{tmp_path.name}/walk.mp4', link):
+        fails(*live(trained, f'--input={path}', f'--output={output}',
+                    '--task=landmark_model=none.task'),
+              f'--output: {output} is the --input')
+    assert path.read_bytes() == b'a video'
+
+
 @pytest.mark.skipif(
     not sys.platform.startswith('linux') or bool(
         os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')),

@@ -77,6 +77,26 @@ def play(
     return live.summary()
 
 
+def check_output(output, source):
+    """Refuses to write over what is read.
+
+    Args:
+        output: .mp4 to write, or None.
+        source: a video, or a camera's number.
+
+    Raises:
+        ConfigError: they are one file, whatever its names.
+    """
+    if output is None:
+        return
+    try:
+        same = os.path.samefile(output, source)
+    except OSError:  # one of them is not there (yet)
+        return
+    if same:
+        raise ConfigError('--output', f'{output} is the --input: name another file')
+
+
 def check_screen():
     """Refuses to show a window where none can be.
 
