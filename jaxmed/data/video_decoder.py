@@ -30,6 +30,9 @@ _CONTAINERS = (
 _LISTING = ('MP4', 'AVI')  # that state how many frames they hold and don't estimate it
 
 _USUAL_HZ = 30.0  # of a header whose rate isn't believed
+# Where a file has no rate FFmpeg takes the fineness of its clock for it, such as 1000.
+_TOO_FAST = 1.5  # times the rate of the time stamps: more isn't believed
+_PAUSE_S = 1.0  # between two stamps: more, and frames are lost, not late
 _SLOTS = 4  # frames decoded ahead
 _START_S, _FRAME_S = 60, 30  # most time to open a file, and to the next frame
 # Of the decoder: the interpreter and its modules, and reference frames. A codec keeps
@@ -86,8 +89,10 @@ class Decoder:
         if width * height > max_pixels:
             raise ImageError(
                 self._source, f'{width} x {height} pixels, limit {max_pixels}')
-        rate_hz, listed = header['rate_hz'], header['listed']
-        self.rate_hz = rate_hz if RATES_HZ[0] <= rate_hz <= RATES_HZ[1] else _USUAL_HZ
+        told_hz, listed = header['rate_hz'], header['listed']
+        self.rate_hz = _choose_rate(told_hz, header['measured_hz'])
+        if not self._exact and told_hz > 0:  # its length times its rate
+            listed = round(listed * self.rate_hz / told_hz)
         self.listed = int(listed) if 0 < listed < 1 << 40 else 0
 
     def _receive(self):
@@ -104,7 +109,7 @@ class Decoder:
         return message
 
     def __iter__(self):
-        decoded, first_turn = 0, True
+        decoded, first_turn, last_s, lost_s = 0, True, 0.0, 0.0
         while not self._stopped:
             try:
                 message = self._receive()
@@ -116,7 +121,8 @@ class Decoder:
                 check_size(self._source, message['size_hw'], self.size_hw)
             if 'failed' in message:  # the end, or that of a turn
                 if first_turn:
-                    self.undecodable = max(message['failed'], self._missing(decoded))
+                    self.undecodable = max(
+                        message['failed'], self._missing(decoded, last_s, lost_s))
                 first_turn = False
                 if message['ends']:
                     return
@@ -126,14 +132,29 @@ class Decoder:
             if rgb is None:
                 return
             decoded += 1
-            stamp_ms = message['ms']
-            yield rgb, None if stamp_ms is None else stamp_ms / 1000
+            stamp_s = None if message['ms'] is None else message['ms'] / 1000
+            if first_turn and stamp_s is not None:
+                # Of stamps that begin again, too, the greatest is how far it came.
+                lost_s += stamp_s - last_s if stamp_s - last_s > _PAUSE_S else 0.0
+                last_s = max(last_s, stamp_s)
+            yield rgb, stamp_s
 
-    def _missing(self, decoded):
-        """Frames that were listed beyond those decoded."""
+    def _missing(self, decoded, last_s, lost_s):
+        """Frames that were listed beyond those decoded.
+
+        Args:
+            decoded: frames.
+            last_s: stamp of the last.
+            lost_s: sum of the gaps between them that are longer than _PAUSE_S.
+        """
         missing = self.listed - decoded
+        if self._exact or not self.listed:
+            return missing
+        # Estimated as length times rate: where the rate varies there may be fewer.
+        lost_s += self.listed / self.rate_hz - last_s - 1 / self.rate_hz
+        missing = min(missing, round(lost_s * self.rate_hz))
         # Of an estimate a second is no loss.
-        return missing if self._exact or missing > self.rate_hz else 0
+        return missing if missing > self.rate_hz else 0
 
     def _fetch(self, slot):
         """Copies a frame out of its slot and gives the slot back; None once stopped."""
@@ -173,6 +194,18 @@ class Decoder:
         for file in (self._lines, self._channel, self._memory, self._file):
             if file is not None:
                 file.close()
+
+
+def _choose_rate(told_hz, measured_hz):
+    """Frames a second, as told if that is likely.
+
+    Args:
+        told_hz: by the header.
+        measured_hz: by the first time stamps; None if it wasn't.
+    """
+    if measured_hz is not None and told_hz > _TOO_FAST * measured_hz:
+        told_hz = measured_hz
+    return told_hz if RATES_HZ[0] <= told_hz <= RATES_HZ[1] else _USUAL_HZ
 
 
 def _open_container(path):

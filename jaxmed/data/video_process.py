@@ -15,6 +15,8 @@ from jaxmed.data import processes
 # Reads that fail in a row before that is the end: as many as frames are listed and
 # missing, within these.
 _PATIENCE, _MOST_PATIENCE = 8, 1000
+# A rate above what is usual is compared with the stamps of the first frames.
+_MEASURED_FROM_HZ, _MEASURED_FRAMES = 60, 32
 
 
 def serve(request):
@@ -57,7 +59,12 @@ def _decode(request, channel, send):
     rate_hz, listed = (
         float(np.nan_to_num(capture.get(name), posinf=0, neginf=0))
         for name in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
-    send(size_hw=size_hw, rate_hz=rate_hz, listed=listed)
+    measured_hz = None
+    if number is None and rate_hz > _MEASURED_FROM_HZ:
+        measured_hz = _measure_rate(capture)
+        capture.release()
+        capture = _open_capture(request)
+    send(size_hw=size_hw, rate_hz=rate_hz, listed=listed, measured_hz=measured_hz)
     slots = None
     while True:
         decoded = passed = 0
@@ -83,6 +90,15 @@ def _decode(request, channel, send):
             return
         capture.release()
         capture = _open_capture(request)
+
+
+def _measure_rate(capture):
+    """Frames a second by the first time stamps, or None; goes beyond those frames."""
+    stamps_ms = []
+    while len(stamps_ms) < _MEASURED_FRAMES and capture.grab():
+        stamps_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+    step_ms = np.median(np.diff(stamps_ms)) if len(stamps_ms) > 1 else 0
+    return 1000 / step_ms if math.isfinite(step_ms) and step_ms > 0 else None
 
 
 def _read(capture, listed):

@@ -134,7 +134,8 @@ class Video:
 
     Attributes:
         size_hw: (height, width) of every frame, in pixels, upright.
-        rate_hz: nominal rate; see counts for what it was.
+        rate_hz: nominal rate, or where it is above 60 Hz and the first time stamps deny
+            it theirs; see counts for what it was.
     """
 
     def __init__(self, stream, source, *, camera, max_seconds, endless):

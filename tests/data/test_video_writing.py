@@ -51,6 +51,15 @@ def test_a_written_video_reads_back_in_order_at_its_rate_with_even_sides(tmp_pat
     assert [each.name for each in path.parent.iterdir()] == ['walk.mp4']
 
 
+@pytest.mark.parametrize('rate_hz', [
+    0.1, 1000 / 38, 29.97, 64.9996, 1000 / 9, 119.873, 1000 / 7, 654.9996, 999.99])
+def test_any_measured_rate_is_one_that_a_video_can_have(tmp_path, rate_hz):
+    write_video(tmp_path / 'walk.mp4', frames((48, 64)), rate_hz=rate_hz)
+    told_hz, pictures = read_video(tmp_path / 'walk.mp4')
+    assert told_hz == pytest.approx(rate_hz, abs=0.051 if rate_hz > 655 else 0.0051)
+    assert len(pictures) == 3
+
+
 def test_a_video_that_fails_midway_leaves_what_was_there(tmp_path):
     path = tmp_path / 'walk.mp4'
     path.write_bytes(b'before')

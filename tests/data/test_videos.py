@@ -148,6 +148,50 @@ def test_a_truncated_file_gives_the_frames_up_to_there(film, name, caplog):
     assert [number_of(f.rgb) for f in frames[:5]] == list(range(5))
 
 
+def stretch(path, factor):
+    """Makes the clock of a Matroska file slower, but not the rate that it tells."""
+    content = bytearray(path.read_bytes())
+    scale = b'\x2a\xd7\xb1\x83' + (10**6).to_bytes(3, 'big')  # ns
+    place = content.index(scale) + 4
+    content[place:place + 3] = (factor * 10**6).to_bytes(3, 'big')
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize('told_hz, factor', [(1000, 10), (25, 2)])
+def test_a_rate_that_the_time_stamps_deny_makes_no_damage(
+    film, told_hz, factor, caplog
+):
+    path = film('film.mkv', frames=60, rate_hz=told_hz)
+    stretch(path, factor)
+    frames, video = read(path)
+    assert len(frames) == 60 and video.counts['frames_undecodable'] == 0
+    assert not caplog.text
+    true_hz = told_hz / factor
+    assert video.counts['rate_hz'] == pytest.approx(true_hz)
+    # That of a video which others are written like; a usual one is left as it is.
+    assert video.rate_hz == pytest.approx(true_hz if told_hz > 60 else told_hz)
+
+
+@pytest.mark.parametrize('name', ['film.mkv', 'film.mp4', 'film.avi'])
+def test_slow_motion_keeps_its_rate(film, name):
+    _, video = read(film(name, frames=60, rate_hz=120))
+    assert video.rate_hz == pytest.approx(120, rel=0.01)
+    assert video.counts['frames'] == 60 and not video.counts['frames_undecodable']
+
+
+def test_a_damaged_middle_of_an_estimated_file_is_counted(film, caplog):
+    path = film('film.mkv', frames=60, rate_hz=5)
+    content = bytearray(path.read_bytes())
+    clusters = [i for i in range(len(content))
+                if content[i:i + 4] == b'\x1f\x43\xb6\x75']
+    content[clusters[1]:clusters[2]] = bytes(clusters[2] - clusters[1])
+    path.write_bytes(content)
+    frames, video = read(path)
+    lost = 60 - len(frames)
+    assert lost > 5 and video.counts['frames_undecodable'] == lost
+    assert 'damaged, truncated' in caplog.text
+
+
 def test_limits_of_the_header_are_checked_before_decoding(film):
     path = film()
     refuse(path, '64 x 48 pixels, limit 3071', max_pixels=HEIGHT * WIDTH - 1)
