@@ -41,7 +41,8 @@ def get_config(variant=''):
         max_people=2, cache='', max_pixels=40_000_000, max_seconds=600.0, exercise='',
         annotate=False,
         # Of sources that don't say: frames a second, and height and width of the
-        # picture that landmarks in shares of it were found in.
+        # picture that landmarks in shares of it were found in. Where a trained model
+        # reads another source: --task='source_hz=25,landmark_size_hw=(480,640)'.
         source_hz=30.0, landmark_size_hw=(),
     ))
     config.data = ConfigDict(dict(

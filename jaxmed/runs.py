@@ -294,11 +294,16 @@ def _check_network(config, task):
     if 'detector' in options:
         options = options | {'detector': ''}
     own = make_task(config | {'task': options})
-    if (own.model, own.reading, _settings(own)) != (
-        task.model, task.reading, _settings(task)
+    if (own.model, _kept(own), _settings(own)) != (
+        task.model, _kept(task), _settings(task)
     ):
         raise ConfigError('--task', 'changes what the network is or sees; it was '
                           'trained with other values, and they can\'t be changed')
+
+
+def _kept(task):
+    return {name: value for name, value in task.reading.items()
+            if name not in task.of_source}
 
 
 def _settings(task):

@@ -119,6 +119,7 @@ class Task(NamedTuple):
     # words what they find
     together: Callable[[Sequence[dict]], 'Task'] | None = None
     reading: Mapping[str, Any] = {}  # how a file becomes a record; of members the same
+    of_source: Sequence[str] = ()  # those of `reading` that a trained model may change
     # [(keywords of its make, values of report.summarise)] -> file name -> text
     tabulate: Callable[[Sequence[tuple]], Mapping[str, str]] | None = None
     page: Page | None = None

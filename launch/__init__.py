@@ -38,21 +38,38 @@ def command():
 def parse_options(pairs):
     """['sweep=crops', 'overlap_px=32'] -> {'sweep': 'crops', 'overlap_px': 32}.
 
-    Places become absolute: a cluster's machines have folders of their own.
+    Several values are in brackets, 'size_hw=(480,640)' or with [], though a list flag
+    comes cut at their commas: ['size_hw=(480', '640)']. Places become absolute: a
+    cluster's machines have folders of their own.
     """
     options = {}
-    for pair in pairs:
+    for pair in _join_brackets(pairs):
         name, equals, text = pair.partition('=')
         if not equals:
             raise InputError('--task', f'{pair!r} is not NAME=VALUE')
+        bracketed = text.startswith('(') and text.endswith(')')
         try:
-            options[name] = json.loads(text)
+            options[name] = json.loads(
+                f'[{text[1:-1].rstrip(" ,")}]' if bracketed else text)
         except ValueError:
             options[name] = text
     for name in ('detector', 'landmark_model', 'cache'):
         if options.get(name):
             options[name] = str(Path(str(options[name])).absolute())
     return options
+
+
+def _join_brackets(pairs):
+    """Pairs of which those that leave a bracket open are joined with the next ones."""
+    joined = []
+    for pair in pairs:
+        text = joined[-1].partition('=')[2] if joined else ''
+        if any(text[:1] == first and text.count(first) > text.count(last)
+               for first, last in ('()', '[]')):
+            joined[-1] += f',{pair}'
+        else:
+            joined.append(pair)
+    return joined
 
 
 def print_results(results):

@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 import jaxmed
+import launch
 from configs import spinal_cord_yolo, vertebral_fracture
 from jaxmed import runs, train
 from jaxmed.checkpoint import Checkpoints
@@ -175,3 +176,15 @@ def test_the_detectors_place_is_made_absolute_for_the_machines_of_a_cluster():
     done = subprocess.run(
         [sys.executable, '-c', words], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == str({'detector': f'{ROOT}/runs/cord', 'a': 1})
+
+
+@pytest.mark.parametrize('flag, options', [
+    ('hw=(480,640),hz=25', {'hw': [480, 640], 'hz': 25}),
+    ('a=x, hw=[480, 640]', {'a': 'x', 'hw': [480, 640]}),
+    ("names=(\"a\",),hw=()", {'names': ['a'], 'hw': []}),
+    ('a=[[1,2],[3,4]],b=2', {'a': [[1, 2], [3, 4]], 'b': 2}),
+    ('a=walk (2,m=1', {'a': 'walk (2', 'm': 1}),
+])
+def test_several_values_of_an_option_are_in_brackets(flag, options):
+    pairs = [pair.strip() for pair in flag.split(',')]  # as a list flag cuts it
+    assert launch.parse_options(pairs) == options

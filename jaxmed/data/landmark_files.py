@@ -87,7 +87,8 @@ def read_motion(
     if shares and size_hw is None:
         raise InputError(
             path, "coordinates are shares of a picture's sides: set landmark_size_hw "
-            'to its height and width')
+            "to its height and width, --task='landmark_size_hw=(H,W)' for a trained "
+            "model and --config.task.landmark_size_hw='(H,W)' before")
     if shares:
         depth = 1 if skeleton.depth else BLAZEPOSE_DEPTH
         joints = joints * np.float32([size_hw[1], size_hw[0], size_hw[1] * depth])

@@ -84,7 +84,9 @@ def make(
         source_hz: frames a second of landmarks without time stamps and of folders of
             frames.
         landmark_size_hw: height and width of the picture, in pixels, for files of
-            landmarks that are shares of its sides; empty where there are none.
+            landmarks that are shares of its sides; empty where there are none. Like
+            source_hz it tells of what is read, and not of the model: another source
+            may have others.
         axis_name: mapped axis of the devices.
     """
     layout = find_skeleton(skeleton)
@@ -216,6 +218,7 @@ def make(
             cut._asdict(), skeleton=skeleton, min_visibility=min_visibility,
             max_gap_s=max_gap_s, smoothing=smoothing, source_hz=source_hz,
             landmark_size_hw=size_hw),
+        of_source=('source_hz', 'landmark_size_hw'),
         page=PAGE,
         look_ahead=partial(
             spine_reading.look_ahead, cut=cut, find_ahead=find_ahead),

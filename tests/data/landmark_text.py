@@ -55,3 +55,12 @@ def frames(*numbers):
 def save_json(path, content):
     path.write_text(json.dumps(content))
     return path
+
+
+def save_shares(path, motion):
+    """As Keraal has it, of a z as BlazePose's networks tell it."""
+    height, width = motion.size_hw
+    shares = motion.joints / [width, height, width / 4]
+    return save_json(path, {'positions': {
+        str(number): {name: joint.tolist() for name, joint in zip(NAMES, frame)}
+        for number, frame in enumerate(shares) if np.isfinite(frame).all()}})

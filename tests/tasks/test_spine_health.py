@@ -19,6 +19,7 @@ from jaxmed.errors import ConfigError, InputError, RecordError
 from jaxmed.pose.skeletons import KINECT, Motion
 from jaxmed.tasks import spine_health
 from tests.commands import drain, run, state_of
+from tests.data.landmark_text import save_shares
 from tests.videos import read_frames
 
 TASK = 'spine_health'
@@ -467,6 +468,35 @@ def test_a_single_bad_file_is_exit_code_2_and_leaves_nothing(trained, tmp_path):
     assert code == 2 and text.splitlines()[-1].startswith(
         'error: --task: changes what the network is or sees'), text
     assert not output.exists()
+
+
+def test_a_trained_model_is_told_the_rate_and_picture_of_another_source(
+        trained, tmp_path):
+    workdir, _ = trained
+    motion = draw()[0].motion
+    steady = motion._replace(
+        time_s=np.arange(len(motion.time_s)) / 25,
+        visibility=np.ones_like(motion.visibility))
+    folder, output = tmp_path / 'in', tmp_path / 'out'
+    folder.mkdir()
+    landmark_files.write_motion(folder / 'walk.csv', steady)
+    save_shares(folder / 'walk.json', steady)
+    height, width = steady.size_hw
+    code, text = run(
+        'predict', f'--workdir={workdir}', f'--input={folder}', f'--output={output}',
+        f'--task=source_hz=25,landmark_size_hw=({height},{width})')
+    assert code == 0, text
+    with open(output / 'findings.csv', newline='') as file:
+        one, other = (float(row['index']) for row in csv.DictReader(file))
+    assert one == pytest.approx(other, abs=1e-3)
+    # Without, the reason tells how.
+    code, text = run('predict', f'--workdir={workdir}', f'--output={tmp_path}/no',
+                     f'--input={folder}/walk.json')
+    assert code == 2 and "--task='landmark_size_hw=(H,W)'" in text, text
+    # What the model has learnt on stays.
+    for options in ({'rate_hz': 25.0}, {'source_hz': 25.0, 'max_gap_s': 0.1}):
+        with pytest.raises(ConfigError, match='changes what the network is or sees'):
+            runs.load(workdir, task_options=options)
 
 
 # A person's recordings together, from a table of ratings.

@@ -1,7 +1,6 @@
 """What spine health reads: files without time or size, and a person's recordings."""
 
 import itertools
-import json
 
 import cv2
 import jax
@@ -12,8 +11,8 @@ from configs import spine_health_lstm as config
 from jaxmed.data import landmark_files, videos
 from jaxmed.data.phantoms import walkers
 from jaxmed.errors import ConfigError, InputError
-from jaxmed.pose.skeletons import BLAZEPOSE
 from jaxmed.tasks import spine_health, spine_reading
+from tests.data.landmark_text import save_shares
 
 CUT = dict(frames=30, stride=15, rate_hz=10.0)
 
@@ -26,17 +25,6 @@ def make(**changes):
 @pytest.fixture(scope='module')
 def walk():
     return next(walkers.subjects(count=1, seed=0, exercises=('walk',))).motion
-
-
-def save_shares(path, motion):
-    """As Keraal has it, of a z as BlazePose's networks tell it."""
-    height, width = motion.size_hw
-    shares = motion.joints / [width, height, width / 4]
-    path.write_text(json.dumps({'positions': {
-        str(number): {name: joint.tolist() for name, joint in zip(
-            BLAZEPOSE.joints, frame)}
-        for number, frame in enumerate(shares) if np.isfinite(frame).all()}}))
-    return path
 
 
 def save_without_times(path, motion):
