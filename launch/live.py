@@ -52,7 +52,7 @@ def main(argv):
         summary = player.play(
             parts.make_live(
                 landmarker, buckets=_BUCKETS.value, stride_s=_STRIDE_S.value,
-                least_known=0.5, smoothing_s=_SMOOTHING_S.value,
+                smoothing_s=_SMOOTHING_S.value,
                 max_height=_HEIGHT.value, stall_s=5.0),
             video, name=_INPUT.value, realtime=True, endless=camera,
             output=_OUTPUT.value, output_rate_hz=_RATE_HZ.value,

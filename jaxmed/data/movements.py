@@ -16,6 +16,7 @@ import numpy as np
 from jaxmed.data import identity, landmark_files, listings, videos
 from jaxmed.errors import ConfigError, InputError
 from jaxmed.pose import cleaning
+from jaxmed.pose.skeletons import find_skeleton
 
 LOG = logging.getLogger('jaxmed')
 
@@ -79,22 +80,32 @@ def cut_record(parts, *, cut, case_id, subject, where):
         first_s and last_s float32 [W, R], when each recording's part begins and ends,
         NaN where there is none; seen float32
         [W], share of joints that are known; exercise, a text; example_id, case_id,
-        patient_id, content_id. Recordings are in the order of the exercises.
+        patient_id, content_id; windows_left_out, an int: windows of its recordings in
+        which hips and shoulders are known too seldom (cleaning.LEAST_KNOWN), and which
+        are none of the W. Recordings are in the order of the exercises.
 
     Raises:
-        InputError: too short; more recordings than exercises, or none.
+        InputError: too short; no window of a recording knows enough; more recordings
+            than exercises, or none.
     """
     if not 1 <= len(parts) <= cut.recordings:
         raise InputError(
             where, f'{len(parts)} recordings of a person, expected 1 to '
             f'{cut.recordings}')
-    pieces = []
+    pieces, left_out = [], 0
     for exercise, motion in in_order(parts, cut=cut):
         cleaning.check_length(
             motion, where=where,
             min_frames=max(2, math.ceil(cut.min_seconds * cut.rate_hz)))
         number = number_of(exercise, cut.exercises)
-        pieces.append((number, *_cut(motion, cut)))
+        columns = _cut(motion, cut)
+        known = _know_trunk(columns[0], columns[1], find_skeleton(motion.skeleton))
+        if not known.any():
+            raise InputError(
+                where, 'hips and shoulders are visible in less than '
+                f'{cleaning.LEAST_KNOWN:.0%} of each window')
+        left_out += int((~known).sum())
+        pieces.append((number, *(column[known] for column in columns)))
     windows = [
         _join([[column[min(window, len(column) - 1)] for column in columns]
                for _, *columns in pieces], [number for number, *_ in pieces], cut)
@@ -107,6 +118,7 @@ def cut_record(parts, *, cut, case_id, subject, where):
         'example_id': case_id, 'case_id': case_id,
         'patient_id': hash_subject(subject),
         'content_id': identity.content_id(record['inputs']),
+        'windows_left_out': left_out,
     }
 
 
@@ -188,6 +200,12 @@ def _cut(motion, cut):
     return inputs, mask, first_s, first_s + (mask.sum(axis=1) - 1) * step_s, step_s
 
 
+def _know_trunk(inputs, mask, skeleton):
+    """[W], whether hips and shoulders are known in enough of the frames of a window."""
+    known = np.isfinite(inputs[:, :, skeleton.trunk]).all(axis=(2, 3)) & mask
+    return known.sum(axis=1) >= cleaning.LEAST_KNOWN * mask.sum(axis=1)
+
+
 def _join(pieces, numbers, cut):
     """One example of the windows of one or several exercises, padding last."""
     inputs = np.concatenate([piece[0][piece[1]] for piece in pieces])
@@ -231,6 +249,7 @@ def read(source, *, list_rated, read_motion, look_ahead, cut):
     Returns:
         dict, for the manifest: 'recordings', 'subjects'; 'unrated' (left out);
         'other_exercise', how many rated ones show none of the exercises;
+        'windows_left_out', of cut_record;
         'unprocessable', case id -> reason; 'counts', what reading and cleaning
         counted: sums of numbers of frames, means of shares.
 
@@ -255,7 +274,7 @@ def read(source, *, list_rated, read_motion, look_ahead, cut):
     found = {
         'recordings': 0, 'unrated': len(rated) - len(known), 'unprocessable': {},
         'other_exercise': len(others),
-        'subjects': len({row.subject for row in known}),
+        'subjects': len({row.subject for row in known}), 'windows_left_out': 0,
     }
     counts = []
     for _ in look_ahead([row.file for row in known]):
@@ -276,6 +295,7 @@ def read(source, *, list_rated, read_motion, look_ahead, cut):
             found['unprocessable'][case_id] = error.reason
             continue
         found['recordings'] += len(parts)
+        found['windows_left_out'] += record['windows_left_out']
         counts += [motion.counts for _, motion in parts]
         rating = sum(row.rating for row in rows) / len(rows)
         yield from split_windows(
@@ -291,7 +311,7 @@ def split_windows(record, *, rating, **fields):
     for window in range(count):
         yield {
             name: value[window] if isinstance(value, np.ndarray) else value
-            for name, value in record.items()
+            for name, value in record.items() if name != 'windows_left_out'
         } | fields | {
             'targets': np.float32([(100 - rating) / 100]),
             'example_id': f'{record["case_id"]}@{window}',

@@ -20,6 +20,9 @@ SMOOTHINGS = ('none', 'one_euro', 'savgol')
 _MEDIAN_S, _JUMP_TORSOS = 0.25, 0.5
 # A source that is this much faster than what is made of it is averaged first.
 _FASTER = 1.5
+# The share of a window's frames with both hips and both shoulders, below which there is
+# no index of it.
+LEAST_KNOWN = 0.5
 # Longest time between two frames of a source without gaps, in its median ones.
 _LATE = 2.5
 
@@ -152,7 +155,7 @@ def check_length(motion, *, min_frames, where):
         raise InputError(
             where, f'too short: somebody is visible in {frames} frames, at least '
             f'{min_frames} are needed')
-    trunks = int(known[:, skeleton.hips + skeleton.shoulders].all(axis=1).sum())
+    trunks = int(known[:, skeleton.trunk].all(axis=1).sum())
     if trunks < min_frames:
         raise InputError(
             where, f'hips and shoulders are hardly ever visible: in {trunks} frames, '

@@ -24,6 +24,11 @@ class Skeleton(NamedTuple):
     depth: bool
 
     @property
+    def trunk(self):
+        """The joints that tell where a body is: hips and shoulders."""
+        return self.hips + self.shoulders
+
+    @property
     def places(self):
         """Joint -> its number."""
         return {joint: number for number, joint in enumerate(self.joints)}

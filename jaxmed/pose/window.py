@@ -85,7 +85,7 @@ class Window:
             # Whoever is seen soon was there from the beginning, for cleaning.
             soon = time_s - self._first_s <= self._max_gap_s
             self._start_s = self._first_s if soon else time_s
-        known = bool(seen[list(self._skeleton.hips + self._skeleton.shoulders)].all())
+        known = bool(seen[list(self._skeleton.trunk)].all())
         if self._start_s is not None:
             self._go_on(time_s, known)
         self._last_s, self._last_known = time_s, known

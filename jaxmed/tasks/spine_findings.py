@@ -71,10 +71,11 @@ def findings(
 
     Returns:
         Finding: index is the mean over windows; low and high its interval, empty where
-        nothing is known of it; red_flag 'yes' where the index is over 0.5; seconds
-        those of all recordings together. Of a person the index is of all recordings,
-        and there is none of a single one. Each window has an interval of its own, that
-        of single windows.
+        nothing is known of it; red_flag 'yes' where the index is over 0.5; windows
+        those with an index, for which hips and shoulders must be visible in half of the
+        frames, and windows_left_out the others; seconds those of all recordings
+        together. Of a person the index is of all recordings, and there is none of a
+        single one. Each window has an interval of its own, that of single windows.
     """
     index, spread = (np.asarray(answer[name], float) for name in ('index', 'spread'))
     overall, low, high = bounds(index.mean(), spread.mean(), interval)
@@ -93,7 +94,7 @@ def findings(
         'high': '' if high is None else round(float(high), 4),
         'red_flag': 'yes' if overall > RED_FLAG else 'no',
         'exercise': record['exercise'],
-        'windows': len(index),
+        'windows': len(index), 'windows_left_out': record['windows_left_out'],
         'seconds': round(sum(one['seconds'] for one in recordings), 2),
         'person_share': round(float(np.concatenate(seen).mean()), 4),
         'visibility': round(float(visible.mean()), 4),
@@ -113,11 +114,11 @@ def findings(
     words += ', red flag' if row['red_flag'] == 'yes' else ''
     picture = _draw_phases(first, words, skeleton, cut)
     curve = _curve(index, spread, interval)
-    files = {'index.png': _plot(record, curve, recordings) if len(found) == 1
+    files = {'index.png': _plot(record, curve, cut) if len(found) == 1
              else _plot_person(record, (overall, low, high), index, recordings)}
     if annotate:
         files |= _annotate_all(
-            record, curve, (overall, low, high), recordings, skeleton=skeleton,
+            record, curve, (overall, low, high), recordings, cut, skeleton=skeleton,
             rate_hz=source_hz, max_pixels=max_pixels, max_seconds=max_seconds,
             min_visibility=min_visibility)
     details = {
@@ -178,12 +179,21 @@ def _quality(motion):
     return np.isfinite(motion.joints).all(axis=-1).mean(axis=1)
 
 
-def _plot(record, curve, recordings):
-    """The index over the time of a single recording."""
+def _plot(record, curve, cut):
+    """The index over the time of a single recording; no line where there is none."""
     ((_, _, motion, _),) = record['parts']
+    ends_s = record['last_s'][:, 0]
+    apart = np.flatnonzero(np.diff(ends_s) > _most_apart_s(cut)) + 1
+    curve = [
+        None if one is None else np.insert(one, apart, np.nan) for one in curve]
     return index_plot.plot_index(
-        record['last_s'][:, 0], *curve, quality_time_s=motion.time_s,
+        np.insert(ends_s, apart, ends_s[apart]), *curve, quality_time_s=motion.time_s,
         quality=_quality(motion), size_hw=_PLOT_HW, title='Spine health index')
+
+
+def _most_apart_s(cut):
+    """From a window's end to the next one's, if none between them was left out."""
+    return (cut.stride + 0.5) / cut.rate_hz
 
 
 def _plot_person(record, overall, index, recordings):
@@ -196,29 +206,34 @@ def _plot_person(record, overall, index, recordings):
         size_hw=_PLOT_HW, title='Spine health index')
 
 
-def _annotate_all(record, curve, overall, recordings, **options):
+def _annotate_all(record, curve, overall, recordings, cut, **options):
     """File name -> annotated video, of each recording that is a video.
 
     In a single one the index is what is known by then. Of a person there is none
     before the end of all, so that each shows the one of all.
     """
     single = len(recordings) == 1
-    # A time of float32 may be rounded up.
-    ends_s = record['last_s'][:, 0] - 1e-3 if single else np.zeros(1)
-    if not single:
-        curve = [None if one is None else np.array([one]) for one in overall]
+    show = partial(
+        _known_by, curve=curve, begins_s=record['first_s'][0, 0],
+        ends_s=record['last_s'][:, 0], lasts_s=_most_apart_s(cut),
+    ) if single else lambda time_s: overall
     return {
         'annotated.mp4' if single else f'annotated {told["exercise"]}.mp4': _annotate(
-            path, found, partial(_known_by, curve=curve, ends_s=ends_s),
-            () if single else (
+            path, found, show, () if single else (
                 told['exercise'], f'index of {len(recordings)} recordings'), **options)
         for told, (_, found, _, path) in zip(recordings, record['parts'])
         if found.size_hw is not None}  # or else it is landmarks alone
 
 
-def _known_by(time_s, *, curve, ends_s):
-    """Of the windows that are over by then the last, before that the first."""
-    window = max(int(np.searchsorted(ends_s, time_s, side='right')) - 1, 0)
+def _known_by(time_s, *, curve, begins_s, ends_s, lasts_s):
+    """Of the windows that are over by then the last, in the first one its own.
+
+    None, three times, ahead of them all and where the next one was left out.
+    """
+    # A time of float32 may be rounded up.
+    window = max(int(np.searchsorted(ends_s - 1e-3, time_s, side='right')) - 1, 0)
+    if not begins_s - 1e-3 <= time_s <= ends_s[window] + lasts_s:
+        return None, None, None
     return [None if one is None else float(one[window]) for one in curve]
 
 

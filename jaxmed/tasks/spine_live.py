@@ -6,7 +6,7 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from jaxmed.errors import ConfigError
-from jaxmed.pose import landmarks
+from jaxmed.pose import cleaning, landmarks
 from jaxmed.pose.live import Live
 from jaxmed.tasks.spine_intervals import bounds, of_windows
 
@@ -66,5 +66,6 @@ def make_parts(
     return Parts(
         partial(
             Live, score=score, skeleton=skeleton, frames=cut.frames, rate_hz=rate_hz,
-            clean=clean, max_gap_s=max_gap_s, visible_from=min_visibility),
+            clean=clean, max_gap_s=max_gap_s, visible_from=min_visibility,
+            least_known=cleaning.LEAST_KNOWN),
         lambda: landmarks.make_landmarker(**landmarker), rate_hz, max_pixels)

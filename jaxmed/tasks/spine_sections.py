@@ -202,8 +202,10 @@ def _quality(rows, found, options):
     text += (
         f'\n\nUsed are {number_of(found["recordings"], "recording")}, by '
         f'{people_of(found["subjects"])} with a rating, of all splits together; left '
-        f'out are {unrated:,} without a rating and {len(failed):,} cases that gave '
-        'nothing to judge. Nothing here says how the model would have done on these.')
+        f'out are {unrated:,} without a rating, {len(failed):,} cases that gave '
+        f'nothing to judge, and {found.get("windows_left_out", 0):,} windows in which '
+        'hips and shoulders are visible too seldom. Nothing here says how the model '
+        'would have done on these.')
     if failed:
         more = len(failed) - ROWS_SHOWN
         tables.append(Table(

@@ -21,7 +21,7 @@ BATCH = 16  # frames that MediaPipe is timed on
 FOLLOWED = 16  # frames of one video go one after the other: more in a call gain nothing
 SETTLED = 200  # frames after which memory is watched
 LIVE = dict(  # as launch.live has it
-    buckets=2, stride_s=0.2, least_known=0.5, smoothing_s=1.0, max_height=720,
+    buckets=2, stride_s=0.2, smoothing_s=1.0, max_height=720,
     stall_s=5.0)
 LIMITS = dict(max_pixels=40_000_000, max_seconds=float('inf'))
 

@@ -51,6 +51,45 @@ def test_a_short_recording_is_padded_at_its_end():
     assert record['last_s'][0, 0] == pytest.approx(2.4)
 
 
+def hide(motion, *parts, joints=slice(None)):
+    """With nobody, or not these joints, in parts of the frames, (first, end)."""
+    hidden = motion.joints.copy()
+    for first, end in parts:
+        hidden[first:end, joints] = np.nan
+    return motion._replace(joints=hidden)
+
+
+@pytest.mark.parametrize('joints', [slice(None), list(BLAZEPOSE.hips)])
+def test_windows_that_know_too_little_of_a_body_are_none(joints):
+    # They begin at 0, 20, 40 and 55; of 20 to 59, 19 frames are known.
+    record = cut([('walk', hide(make_motion(95), (35, 56), joints=joints))])
+    np.testing.assert_allclose(record['first_s'][:, 0], [0, 4, 5.5])
+    assert record['windows_left_out'] == 1
+    # One frame more is half of them.
+    record = cut([('walk', hide(make_motion(95), (35, 55), joints=joints))])
+    assert len(record['inputs']) == 4 and record['windows_left_out'] == 0
+    # Of a short recording half of its frames are enough.
+    record = cut([('walk', hide(make_motion(25), (13, 25), joints=joints))])
+    assert len(record['inputs']) == 1
+
+
+@pytest.mark.parametrize('changes', [{}, {'span': 'whole'}])
+def test_a_recording_whose_windows_all_know_too_little_is_refused_by_name(changes):
+    hidden = [(place + 4, place + 10) for place in range(0, 95, 10)]
+    with pytest.raises(InputError, match='less than 50% of each window') as caught:
+        cut([('walk', hide(make_motion(95), *hidden))], **changes)
+    assert caught.value.where == 'c.csv'
+
+
+def test_a_persons_windows_lack_what_one_recording_does_not_show():
+    record = cut([
+        ('walk', hide(make_motion(95), (35, 56))), ('jump', make_motion(95, start=500)),
+    ], unit='subject')
+    np.testing.assert_allclose(record['first_s'][:, :2], [
+        [0, 0], [4, 2], [5.5, 4], [5.5, 5.5]])
+    assert record['windows_left_out'] == 1
+
+
 def test_a_whole_recording_becomes_one_window_that_knows_its_seconds():
     record = cut([('jump', make_motion(118))], span='whole')
     assert record['inputs'].shape[0] == 1

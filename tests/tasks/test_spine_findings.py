@@ -18,8 +18,8 @@ FIXED = {
     'cases': 19, 'windows': 57, 'reason': ''}
 NONE = FIXED | {'width': None, 'window_width': None}
 COLUMNS = [
-    'index', 'low', 'high', 'red_flag', 'exercise', 'windows', 'seconds',
-    'person_share', 'visibility', 'joints_known_share']
+    'index', 'low', 'high', 'red_flag', 'exercise', 'windows', 'windows_left_out',
+    'seconds', 'person_share', 'visibility', 'joints_known_share']
 
 
 @pytest.fixture(scope='module')
@@ -280,6 +280,26 @@ def test_an_annotated_video_has_every_frame_and_the_index_known_by_then(walk, tm
     # A skeleton sits where the joints are: its bones are of these colours.
     for colour in (drawing.LEFT, drawing.RIGHT):
         assert min(count_like(frame, colour) for frame in frames) > 20
+
+
+def test_where_nobody_is_there_is_no_index(walk, tmp_path):
+    """Windows end at 1.9, 2.9 and 3.9 s, and in the second nobody is seen."""
+    joints = walk.joints.copy()
+    joints[13:25] = np.nan
+    path = tmp_path / 'walk.mp4'
+    write_video(path, 40, (202, 302))
+    found = walk._replace(size_hw=(202, 302), joints=joints)
+    finding = tell(make_record(found, found, path), [0.9, 0.1], annotate=True)
+    assert finding.row['windows'] == 2 and finding.row['windows_left_out'] == 1
+    assert finding.row['index'] == 0.5  # of two, not of three
+    _, frames = read_bytes(finding.files['annotated.mp4'], tmp_path)
+    red = [count_like(frame, panel.RED) > 50 for frame in frames]
+    calm = [count_like(frame, panel.CALM) > 50 for frame in frames]
+    # The first one's index stands until another one would have come, at 2.9 s.
+    assert red == [True] * 30 + [False] * 10
+    assert calm == [False] * 39 + [True]
+    whole = tell(make_record(walk, walk), [0.9, 0.5, 0.1]).files['index.png']
+    assert np.any(whole != finding.files['index.png'])
 
 
 def test_an_annotated_video_of_variable_rate_keeps_its_pace(

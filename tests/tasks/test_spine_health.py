@@ -386,7 +386,8 @@ def write_bad_files(folder):
 
 COLUMNS = [
     'case', 'status', 'reason', 'index', 'low', 'high', 'red_flag', 'exercise',
-    'windows', 'seconds', 'person_share', 'visibility', 'joints_known_share']
+    'windows', 'windows_left_out', 'seconds', 'person_share', 'visibility',
+    'joints_known_share']
 
 
 def test_a_folder_of_landmarks_is_predicted_and_what_is_bad_costs_its_own_row(

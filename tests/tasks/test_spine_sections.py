@@ -21,6 +21,7 @@ from tests.tasks.spine_cases import (
 
 FOUND = {
     'recordings': 55, 'subjects': 20, 'unrated': 4, 'shared_patients': 0,
+    'windows_left_out': 7,
     'unprocessable': {'p3/jump': 'nobody is visible in it'},
     'counts': {'frames': 2000, 'frames_before': 2000, 'frames_nobody': 50,
                'frames_after': 4000, 'time_stamps_mended': 3, 'frames_odd': 1,
@@ -158,7 +159,8 @@ def test_what_reading_met_and_left_out_is_told():
     assert list(tables['Left out']) == [f'p{i:02}' for i in range(20)]
     assert part.tables[-1].note == '3 more not shown.'
     assert 'Used are 55 recordings, by 20 people' in part.text
-    assert '4 without a rating and 23 cases' in part.text
+    assert '4 without a rating, 23 cases' in part.text
+    assert 'and 7 windows in which' in part.text
 
 
 def test_people_on_both_sides_are_told():
