@@ -92,14 +92,26 @@ def camera_number(source):
 def is_frames(path):
     """Whether a folder holds pictures, the frames of one video.
 
-    Pictures beside a video or a file of landmarks are covers and the like.
+    Pictures beside or above a video or a file of landmarks are covers and the like,
+    and so are those above a folder of more pictures. (Of as many: these are smaller
+    copies.)
     """
     path = Path(path)
     if not path.is_dir():
         return False
-    names = [name for name in map(str.lower, os.listdir(path)) if name[0] != '.']
-    return any(name.endswith(images.SUFFIXES) for name in names) and not any(
-        name.endswith(SUFFIXES) or landmark_files.is_landmarks(name) for name in names)
+    pictures = 0
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if name[0] != '.']
+        names = [name.lower() for name in names if name[0] != '.']
+        if any(name.endswith(SUFFIXES) or landmark_files.is_landmarks(name)
+               for name in names):
+            return False
+        count = sum(name.endswith(images.SUFFIXES) for name in names)
+        if folder == str(path):
+            pictures = count
+        if not pictures or count > pictures:
+            return False
+    return True
 
 
 def hash_video(source):

@@ -319,6 +319,30 @@ def test_a_picture_beside_recordings_is_no_recording(tmp_path, name):
     assert movements.find_recordings(tmp_path, unit='video') == [(folder, 'p1')]
 
 
+@pytest.mark.parametrize('below', [
+    ('p1/walk.csv', 'p2/walk.csv'), ('p1/a/walk.MP4',),
+    ('p1/walk/1.png', 'p1/walk/2.png'),
+], ids=['landmarks', 'deeper', 'frames'])
+def test_a_picture_above_recordings_is_no_recording(tmp_path, below):
+    for name in ('setup_photo.jpg', *below):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b'')
+    found = movements.find_recordings(tmp_path, unit='video')
+    assert [path for path, _ in found] == sorted({
+        tmp_path / name if not name.endswith('.png') else (tmp_path / name).parent
+        for name in below})
+
+
+def test_frames_above_smaller_copies_of_them_are_one_video(tmp_path):
+    (tmp_path / 'walk/small').mkdir(parents=True)
+    (tmp_path / 'walk/.trash').mkdir()
+    for name in ('1.png', '2.png', 'small/1.png', 'small/2.png', '.trash/x.mp4'):
+        (tmp_path / 'walk' / name).write_bytes(b'')
+    for path in (tmp_path, tmp_path / 'walk'):
+        found = movements.find_recordings(path, unit='video')
+        assert found == [(tmp_path / 'walk', 'walk')]
+
+
 def test_a_compressed_file_is_named_as_an_open_one(tmp_path):
     landmark_files.write_motion(tmp_path / 'a.csv', make_motion(20))
     (tmp_path / 'a.json.gz').write_bytes(gzip.compress(b'{}'))
