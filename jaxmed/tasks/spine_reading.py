@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 
-from jaxmed.data import landmark_files, movements
+from jaxmed.data import landmark_files, listings, movements
 from jaxmed.errors import ConfigError, InputError
 from jaxmed.pose import landmarks, side_by_side
 
@@ -118,6 +118,11 @@ def read_recording(path, *, case_id, find, clean, cut, exercise):
     names = [movements.find_exercise(file.stem, cut.exercises) or exercise
              for file in files]
     movements.check_parts(list(zip(names, files)), cut=cut)
+    listings.warn_of(
+        path, f'recordings of none of the exercises {", ".join(cut.exercises)}, whose '
+        'index is not to be trusted (task.exercise names one)',
+        [file.name for name, file in zip(names, files)
+         if movements.number_of(name, cut.exercises) == len(cut.exercises)])
     parts = []
     for name, file in zip(names, files):
         motion = find(file)

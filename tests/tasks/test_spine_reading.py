@@ -117,12 +117,18 @@ def test_a_person_shows_an_exercise_once(tmp_path, walk):
         task.read(tmp_path, case_id='c')
 
 
-def test_the_exercise_of_the_option_is_found_as_those_of_files_are(tmp_path, walk):
+def test_the_exercise_of_the_option_is_found_as_those_of_files_are(
+    tmp_path, walk, caplog
+):
     landmark_files.write_motion(tmp_path / 'a.csv', walk)
+    assert make().read(tmp_path / 'a.csv', case_id='c')['exercise'] == 'other'
+    assert 'none of the exercises touch toes, walk, jump' in caplog.text
+    caplog.clear()
     task = make(exercise='Walk 2 m')
     record = task.read(tmp_path / 'a.csv', case_id='c')
     assert record['exercise'] == 'walk' and (
         record['segment'][record['frame_mask']] == 1).all()
+    assert not caplog.text
 
 
 def test_a_person_is_read_when_all_their_recordings_are_done(tmp_path, walk):
