@@ -1,5 +1,6 @@
 """What a user is told of a movement: index, interval, red flag, quality, pictures."""
 
+import math
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -74,8 +75,10 @@ def findings(
         nothing is known of it; red_flag 'yes' where the index is over 0.5; windows
         those with an index, for which hips and shoulders must be visible in half of the
         frames, and windows_left_out the others; seconds those of all recordings
-        together. Of a person the index is of all recordings, and there is none of a
-        single one. Each window has an interval of its own, that of single windows.
+        together; frames_read_share below 1 where a video is damaged, truncated or
+        trimmed, of landmark files always 1. Of a person the index is of all recordings,
+        and there is none of a single one. Each window has an interval of its own, that
+        of single windows.
     """
     index, spread = (np.asarray(answer[name], float) for name in ('index', 'spread'))
     overall, low, high = bounds(index.mean(), spread.mean(), interval)
@@ -96,6 +99,7 @@ def findings(
         'exercise': record['exercise'],
         'windows': len(index), 'windows_left_out': record['windows_left_out'],
         'seconds': round(sum(one['seconds'] for one in recordings), 2),
+        'frames_read_share': _read_share(counts),
         'person_share': round(float(np.concatenate(seen).mean()), 4),
         'visibility': round(float(visible.mean()), 4),
         'joints_known_share': round(float(np.mean(record['seen'])), 4),
@@ -135,6 +139,15 @@ def _has_person(motion):
     return np.isfinite(motion.joints).all(axis=-1).any(axis=1)
 
 
+def _read_share(counts):
+    """The share of a video's frames that could be decoded."""
+    lost = counts.get('frames_undecodable', 0)
+    if not lost:  # counts of landmarks may tell no frames
+        return 1.0
+    # Rounded down: 1 is all of them.
+    return math.floor(1e4 * counts['frames'] / (counts['frames'] + lost)) / 1e4
+
+
 def _tell_recording(record, place, cut):
     """What one recording of an example shows, and how well."""
     exercise, found, clean, _ = record['parts'][place]
@@ -146,6 +159,7 @@ def _tell_recording(record, place, cut):
             movements.number_of(exercise, cut.exercises), cut.exercises),
         'first_s': round(first_s, 3), 'last_s': round(last_s, 3),
         'seconds': round(last_s - first_s, 2),
+        'frames_read_share': _read_share(found.counts),
         'person_share': round(float(person.mean()), 4),
         'visibility': round(float(found.visibility[person].mean()), 4),
         'joints_known_share': round(

@@ -37,7 +37,8 @@ CARD = Card(
 PAGE = Page(
     risk='index', verdict='red_flag', picture='overlays',
     columns={'exercise': 'Exercise', 'low': 'From', 'high': 'To',
-             'person_share': 'Person seen', 'visibility': 'Visibility'},
+             'frames_read_share': 'Frames read', 'person_share': 'Person seen',
+             'visibility': 'Visibility'},
 )
 LOSSES = {
     'mse': losses.squared_error, 'huber': losses.huber, 'gaussian': losses.gaussian,

@@ -9,6 +9,7 @@ from jaxmed.data.video_writing import VideoFile
 from jaxmed.pose import cleaning, drawing, panel
 from jaxmed.pose.skeletons import BLAZEPOSE
 from jaxmed.tasks import spine_findings
+from tests.data.films import write_film
 from tests.videos import read_video
 
 CUT = movements.Cut(
@@ -19,7 +20,7 @@ FIXED = {
 NONE = FIXED | {'width': None, 'window_width': None}
 COLUMNS = [
     'index', 'low', 'high', 'red_flag', 'exercise', 'windows', 'windows_left_out',
-    'seconds', 'person_share', 'visibility', 'joints_known_share']
+    'seconds', 'frames_read_share', 'person_share', 'visibility', 'joints_known_share']
 
 
 @pytest.fixture(scope='module')
@@ -128,6 +129,33 @@ def test_quality_is_that_of_the_recording_as_it_was_found(walk):
     # Of the frames with a person: 11 joints of 0.4, 22 of 0.8.
     assert row['visibility'] == pytest.approx((11 * 0.4 + 22 * 0.8) / 33, abs=1e-4)
     assert row['joints_known_share'] == pytest.approx(22 / 33, abs=1e-4)
+
+
+def test_frames_of_a_video_that_could_not_be_read_are_told_as_a_share(walk, tmp_path):
+    path = tmp_path / 'walk.avi'
+    content = write_film(tmp_path, 'whole.avi', frames=80, rate_hz=10).read_bytes()
+    path.write_bytes(content[:len(content) // 2])
+    with videos.open_video(path, max_pixels=10**6, max_seconds=60) as video:
+        for _ in video:
+            pass
+    counts = video.counts
+    lost = counts['frames_undecodable']
+    assert 10 < lost < 70 and counts['frames'] == 80 - lost
+    cut = walk._replace(counts=counts)
+    assert tell(make_record(cut, walk), [0.2] * 3).row['frames_read_share'] == (
+        pytest.approx(1 - lost / 80, abs=1e-4))
+    # Of a person those of all recordings, and each one's.
+    record = make_person([('jump', cut, 'a.mp4'), ('walk', walk, 'b.csv')])
+    finding = tell(record, [0.2] * 3)
+    assert finding.row['frames_read_share'] == pytest.approx(
+        1 - lost / (80 + walk.counts['frames']), abs=1e-4)
+    assert [one['frames_read_share'] for one in finding.details['recordings']] == [
+        1.0, pytest.approx(1 - lost / 80, abs=1e-4)]
+    # The share is 1 only where nothing is lost.
+    little = walk._replace(counts={'frames': 10**6, 'frames_undecodable': 1})
+    row = tell(make_record(little, walk), [0.2] * 3).row
+    assert row['frames_read_share'] == 0.9999
+    assert tell(make_record(walk, walk), [0.2] * 3).row['frames_read_share'] == 1
 
 
 def test_counts_of_frames_are_added_up_over_a_persons_recordings(walk):

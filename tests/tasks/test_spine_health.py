@@ -386,8 +386,8 @@ def write_bad_files(folder):
 
 COLUMNS = [
     'case', 'status', 'reason', 'index', 'low', 'high', 'red_flag', 'exercise',
-    'windows', 'windows_left_out', 'seconds', 'person_share', 'visibility',
-    'joints_known_share']
+    'windows', 'windows_left_out', 'seconds', 'frames_read_share', 'person_share',
+    'visibility', 'joints_known_share']
 
 
 def test_a_folder_of_landmarks_is_predicted_and_what_is_bad_costs_its_own_row(
@@ -423,6 +423,7 @@ def test_a_folder_of_landmarks_is_predicted_and_what_is_bad_costs_its_own_row(
         assert high == pytest.approx(min(index + width, 1), abs=2e-4)
         assert row['red_flag'] == ('yes' if index > 0.5 else 'no')
         assert 4 < float(row['seconds']) < 7 and int(row['windows']) >= 2
+        assert row['frames_read_share'] == '1.0'
         assert 0.9 < float(row['person_share']) <= 1
         exercises[case] = row['exercise']
         plot = cv2.imread(str(output / case / 'index.png'))
