@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from jaxmed.data import video_writing
 from jaxmed.errors import ConfigError, InputError
 from jaxmed.pose.skeletons import BLAZEPOSE
 
@@ -41,7 +42,8 @@ def write_video(path, motion, *, rate_hz, size_hw, seed):
     between frames are interpolated, and where nobody was found the room is empty.
 
     Args:
-        path: of the file, overwritten.
+        path: of the file, .mp4; what is there is replaced by the whole video, its
+            folder is made.
         motion: Motion of BlazePose's landmarks in pixels, with size_hw.
         rate_hz: frames a second of the video.
         size_hw: of the video, in pixels, both even.
@@ -51,31 +53,28 @@ def write_video(path, motion, *, rate_hz, size_hw, seed):
         float32 [frames, 33, 3]: the landmarks as drawn, pixels of the video.
 
     Raises:
-        ConfigError: rate or size make no video.
+        ConfigError: rate, size or suffix make no video.
         InputError: the motion has other joints or no picture, or the file can't be
             written.
     """
     path = Path(path)
-    if not rate_hz > 0:
-        raise ConfigError('rate_hz', f'{rate_hz} is no rate')
+    if not 0 < rate_hz <= 1000:
+        raise ConfigError('rate_hz', f'{rate_hz} is not above 0 and at most 1000')
     if min(size_hw) < 16 or any(side % 2 for side in size_hw):
         raise ConfigError('size_hw', f'{tuple(size_hw)}: even sides of 16 or more')
     joints = place_motion(motion, rate_hz=rate_hz, size_hw=size_hw, where=path)
     look = _dress(np.random.default_rng(seed))
     room = _draw_room(np.random.default_rng((seed, 1)), joints, size_hw)
     height_px = measure(joints)
-    writer = cv2.VideoWriter(
-        str(path), cv2.VideoWriter_fourcc(*'mp4v'), float(rate_hz), size_hw[::-1])
-    if not writer.isOpened():
-        raise InputError(path, 'the video cannot be written')
-    try:
+
+    def pictures():
         for points, tall_px in zip(joints, height_px):
             picture = room.copy()
             if np.isfinite(points).all():
                 draw_person(picture, points, height_px=tall_px, look=look)
-            writer.write(np.ascontiguousarray(picture[..., ::-1]))
-    finally:
-        writer.release()
+            yield picture
+
+    video_writing.write_video(path, pictures(), rate_hz=rate_hz)
     return joints
 
 

@@ -1,6 +1,8 @@
 """Videos of drawn people: what is in them, and that they are found in them."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +68,40 @@ def test_what_cannot_be_drawn_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match='rate_hz'):
         stick_figures.write_video(
             tmp_path / 'a.mp4', motion, **options | {'rate_hz': 0.0})
-    with pytest.raises(InputError, match='b.mp4: the video cannot be written'):
-        stick_figures.write_video(tmp_path / 'none' / 'b.mp4', motion, **options)
+    with pytest.raises(ConfigError, match='b.avi: '):
+        stick_figures.write_video(tmp_path / 'b.avi', motion, **options)
     assert not list(tmp_path.iterdir())
+    (tmp_path / 'file').write_bytes(b'')
+    with pytest.raises(InputError, match="b.mp4: can't be written"):
+        stick_figures.write_video(tmp_path / 'file' / 'b.mp4', motion, **options)
+
+
+def test_a_video_that_the_disk_does_not_hold_leaves_what_was_there(tmp_path):
+    path = tmp_path / 'new' / 'walk.mp4'
+    _, motion = draw('walk')
+    options = dict(rate_hz=10.0, size_hw=(240, 320), seed=0)
+    stick_figures.write_video(path, motion, **options)  # its folder is made
+    before = path.read_bytes()
+    code = '''
+import resource, signal, sys
+from jaxmed.data.phantoms import stick_figures
+from jaxmed.errors import InputError
+from tests.data.phantoms.people import draw
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+try:
+    stick_figures.write_video(
+        sys.argv[1], draw('jump')[1], rate_hz=10.0, size_hw=(240, 320), seed=1)
+except InputError as error:
+    sys.exit(0 if 'is the disk full?' in str(error) else 3)
+sys.exit(2)
+'''
+    done = subprocess.run(
+        [sys.executable, '-c', code, path], capture_output=True, timeout=60,
+        cwd=Path(__file__).parents[3])
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == ['walk.mp4']
 
 
 @pytest.mark.skipif(
