@@ -31,7 +31,7 @@ def body(x=0.0, *, y=0.0, z=3.0, state=2):
     """100 numbers: a body of metre-high joints around (x, y, z)."""
     joints = np.zeros((25, 4))
     joints[:, 0], joints[:, 2], joints[:, 3] = x, z, state
-    joints[:, 1] = y + np.linspace(-0.5, 0.5, 25)
+    joints[:, 1] = y + np.linspace(0.5, -0.5, 25)
     return joints.ravel()
 
 

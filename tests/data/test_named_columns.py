@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxmed.pose.skeletons import BLAZEPOSE, KINECT
-from tests.data.landmark_text import NAMES, read, refuse, save_named
+from jaxmed.data.landmark_files import write_motion
+from jaxmed.pose.skeletons import BLAZEPOSE, KINECT, Motion
+from tests.data.landmark_text import NAMES, PICTURE, read, refuse, save_named
 
 
 def test_columns_may_be_in_any_order_with_any_case_and_others_among_them(
@@ -100,3 +101,72 @@ def test_tables_that_are_no_landmarks_are_refused(tmp_path, rows):
 def test_time_stamps_that_nobody_filmed_are_refused(tmp_path, rows, times, reason):
     path = save_named(tmp_path / 'a.csv', rows | {'time_s': times})
     refuse(path, reason, skeleton=BLAZEPOSE)
+
+
+# Axes and units.
+
+def stand(*, hips=(300.0, 260.0), torso=100.0, frames=4):
+    """A person who stands in a picture of 480 x 640 pixels: (x, y, z) [T, 33, 3]."""
+    joints = np.zeros((frames, 33, 3), np.float32)
+    heights = {'shoulder': 1.0, 'hip': 0.0, 'knee': -0.8, 'ankle': -1.6}
+    for number, name in enumerate(NAMES):
+        side, _, part = name.partition('_')
+        across = {'left': 0.2, 'right': -0.2}.get(side, 0.0)
+        joints[:, number, 0] = hips[0] + across * torso
+        joints[:, number, 1] = hips[1] - heights.get(part, 0.5) * torso
+        joints[:, number, 2] = across * torso
+    return joints
+
+
+def save(path, joints):
+    write_motion(path, Motion(
+        joints.astype(np.float32), np.ones(joints.shape[:2], np.float32),
+        np.arange(len(joints)) / 30, 'blazepose'))
+    return path
+
+
+def test_a_body_whose_y_goes_up_is_refused(tmp_path):
+    path, joints = tmp_path / 'a.csv', stand()
+    reason = 'in 4 of 4 frames: does its y go up? It must go down'
+    for turned in (joints * [1, -1, 1], [0, 480, 0] + joints * [1, -1, 1]):
+        refuse(save(path, turned), reason, **PICTURE)
+    # Without their feet, too.
+    feet = [number for number, name in enumerate(NAMES) if 'ankle' in name]
+    turned[:, feet] = np.nan
+    refuse(save(path, turned), reason, **PICTURE)
+    turned[0] = joints[0]
+    assert len(read(save(path, turned), **PICTURE).time_s) == 4  # 3 of 4
+
+
+def test_who_bends_down_or_lies_is_no_body_whose_y_goes_up(tmp_path):
+    path, joints = tmp_path / 'a.csv', stand()
+    hips = NAMES.index('left_hip')
+    above = np.arange(33) < hips
+    bent = joints.copy()
+    bent[:, above, 1] = 2 * 260 - bent[:, above, 1]  # all the time
+    # Head down on a slope, shoulders a little lower than hips, feet on a chair.
+    lying = stand()[..., [1, 0, 2]]
+    lying[..., 1] -= 0.1 * (lying[..., 0] - 260)
+    for pose in (bent, lying):
+        np.testing.assert_array_equal(read(save(path, pose), **PICTURE).joints, pose)
+
+
+def test_shares_of_a_picture_become_pixels_once_its_size_is_told(tmp_path):
+    joints = stand()
+    joints[0, 0] = np.nan
+    shares = joints / np.float32([640, 480, 640 / 4])
+    path = save(tmp_path / 'a.csv', shares)
+    refuse(path, 'set landmark_size_hw', skeleton=BLAZEPOSE)
+    found = read(path, **PICTURE)
+    np.testing.assert_allclose(found.joints, joints, rtol=1e-5, atol=1e-4)
+    assert found.size_hw == (480, 640)
+    # Their feet out of the picture.
+    lower = shares + np.float32([0, 0.6, 0])
+    refuse(save(path, lower), 'set landmark_size_hw', skeleton=BLAZEPOSE)
+
+
+def test_metres_about_the_hips_and_pixels_are_taken_as_they_are(tmp_path):
+    for joints in (stand(hips=(0, 0), torso=0.5), stand()):
+        path = save(tmp_path / 'a.csv', joints)
+        for options in (PICTURE, dict(skeleton=BLAZEPOSE)):
+            np.testing.assert_array_equal(read(path, **options).joints, joints)
