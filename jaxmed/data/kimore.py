@@ -96,7 +96,14 @@ def _read_bodies(path, lines, skeleton):
     table = parse_lines(path, filled, _CELLS * most, range(_CELLS * most))
     bodies = table.reshape(len(table), most, -1, 4)
     joints, states = bodies[..., :3], bodies[..., 3]
-    known = np.isfinite(joints).all(axis=-1) & np.any(joints != 0, axis=-1)
+    finite = np.isfinite(joints)
+    partly = finite.any(axis=-1) & ~finite.all(axis=-1)
+    if partly.any():
+        row, _, joint = np.argwhere(partly)[0]
+        raise InputError(
+            path, f'line {filled[row][0]}, joint {KINECT.joints[joint]}: some '
+            'coordinates are no numbers')
+    known = finite.all(axis=-1) & np.any(joints != 0, axis=-1)
     strange = known & ~np.isin(states, range(len(_STATE_VISIBILITY)))
     if strange.any():
         number = filled[int(np.argwhere(strange)[0, 0])][0]

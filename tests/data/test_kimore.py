@@ -35,6 +35,17 @@ def test_tracking_states_become_visibilities_and_zeros_nobody(tmp_path):
     np.testing.assert_allclose(found.time_s, np.arange(4) / 30)
 
 
+@pytest.mark.parametrize('axis', range(3))
+@pytest.mark.parametrize('cell', [np.nan, np.inf])
+def test_a_joint_that_is_told_in_part_is_refused(tmp_path, axis, cell):
+    person = body().reshape(25, 4)
+    person[KINECT.places['HandLeft'], axis] = cell
+    other = np.concatenate([body(1), person.ravel()])  # of either body
+    for row in (person.ravel(), other):
+        path = save_kimore(tmp_path / 'a.csv', [body(), body(), row])
+        refuse(path, 'line 3, joint HandLeft: some coordinates are no numbers')
+
+
 def test_the_body_of_the_other_rows_is_followed_wherever_it_stands_in_a_row(tmp_path):
     def person(t):
         return body(0.2 + 0.01 * t)
