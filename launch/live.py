@@ -46,7 +46,7 @@ def main(argv):
     with (
         videos.open_video(
             _INPUT.value, max_pixels=parts.max_pixels, max_seconds=float('inf'),
-            rate_hz=parts.rate_hz, loop=_LOOP.value) as video,
+            rate_hz=parts.source_hz, loop=_LOOP.value) as video,
         parts.make_landmarker() as landmarker,
     ):
         summary = player.play(

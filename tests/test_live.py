@@ -110,6 +110,21 @@ def test_a_looped_video_ends_after_the_seconds_asked_for(
     assert len(read_frames(output)) == pytest.approx(6.5 * 5, abs=3)
 
 
+def test_a_folder_of_frames_plays_at_the_rate_of_its_source(
+    trained, bundle, video, tmp_path
+):
+    folder, output = tmp_path / 'walk', tmp_path / 'seen.mp4'
+    folder.mkdir()
+    for number, frame in enumerate(read_frames(video[0])[:13]):
+        cv2.imwrite(str(folder / f'{number}.png'), frame)
+    code, text = live(
+        trained, f'--input={folder}', f'--output={output}', f'--rate_hz={RATE_HZ}',
+        f'--task=landmark_model={bundle},source_hz=4')
+    assert code == 0, text
+    # 3 s and not the 1.2 s of the window's 10 frames a second.
+    assert len(read_frames(output)) == pytest.approx(3 * RATE_HZ, abs=5)
+
+
 def test_ctrl_c_ends_it_with_a_whole_video_and_its_summary(
     trained, bundle, video, tmp_path
 ):

@@ -233,7 +233,7 @@ def make(
             live=partial(
                 spine_live.make_parts, interval=values, skeleton=layout, cut=cut,
                 segment=movements.number_of(exercise, cut.exercises), clean=clean,
-                max_pixels=max_pixels, rate_hz=rate_hz,
+                max_pixels=max_pixels, rate_hz=rate_hz, source_hz=float(source_hz),
                 max_gap_s=max_gap_s, min_visibility=min_visibility,
                 landmarker=dict(
                     kind=landmarker, model=landmark_model, sha256=landmark_sha256,

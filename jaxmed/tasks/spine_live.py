@@ -16,13 +16,13 @@ class Parts(NamedTuple):
 
     make_live: Callable[..., Live]  # (landmarker, ...): options that it leaves open
     make_landmarker: Callable[[], Any]
-    rate_hz: float
+    source_hz: float  # of a folder of frames, which has no rate of its own
     max_pixels: int  # of a frame
 
 
 def make_parts(
-    apply, *, interval, skeleton, cut, segment, clean, rate_hz, max_gap_s,
-    min_visibility, max_pixels, landmarker,
+    apply, *, interval, skeleton, cut, segment, clean, rate_hz, source_hz,
+    max_gap_s, min_visibility, max_pixels, landmarker,
 ):
     """The parts of a model that looks at windows of real time.
 
@@ -34,6 +34,7 @@ def make_parts(
         segment: which exercise is done, as in data.movements.
         clean: pose.cleaning.clean with the task's options, some of which are
         rate_hz, max_gap_s, min_visibility: of the task.
+        source_hz: frames a second of a folder of frames.
         max_pixels: of data.videos.open_video.
         landmarker: keywords of pose.landmarks.make_landmarker, and 'kind'.
 
@@ -68,4 +69,4 @@ def make_parts(
             Live, score=score, skeleton=skeleton, frames=cut.frames, rate_hz=rate_hz,
             clean=clean, max_gap_s=max_gap_s, visible_from=min_visibility,
             least_known=cleaning.LEAST_KNOWN),
-        lambda: landmarks.make_landmarker(**landmarker), rate_hz, max_pixels)
+        lambda: landmarks.make_landmarker(**landmarker), source_hz, max_pixels)

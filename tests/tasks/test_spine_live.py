@@ -12,7 +12,7 @@ def test_live_parts_clean_and_are_limited_as_the_task_says():
     config = spine_health_lstm.get_config().to_dict()
     config['task'] |= dict(
         landmark_model='any.task', max_pixels=12_345, frames=20, stride=20,
-        rate_hz=10.0, min_visibility=0.4, max_gap_s=0.3)
+        rate_hz=10.0, source_hz=25.0, min_visibility=0.4, max_gap_s=0.3)
     task = runs.make_task(config, axis_name='batch')
     seen = []
 
@@ -22,6 +22,7 @@ def test_live_parts_clean_and_are_limited_as_the_task_says():
 
     parts = task.live(apply)
     chosen = parts.make_live.keywords
+    assert parts.source_hz == 25  # of folders of frames; rate_hz is the window's
     assert parts.max_pixels == 12_345 and chosen['visible_from'] == 0.4
     assert chosen['clean'].func is cleaning.clean
     assert {name: chosen['clean'].keywords[name] for name in (
