@@ -59,8 +59,8 @@ def read_motion(
             networks tell it); others keep their numbers.
 
     Returns:
-        Motion. A joint is NaN, with visibility 0, if a coordinate is missing, not
-        finite or, of Kinect's, all are 0; without a column of visibilities those of
+        Motion. A joint is NaN, with visibility 0, if its coordinates are missing,
+        not finite or, of Kinect's, all 0; without a column of visibilities those of
         joints that are there are 1. time_s are the file's, or k / rate_hz. Counts:
         'layout', 'frames', 'frames_nobody' (without a joint), and of KIMORE
         'frames_several_people', 'frames_jumped' (somebody is there, but not the one
@@ -72,7 +72,8 @@ def read_motion(
             joints or names of joints, text where numbers should be, time that doesn't
             increase or isn't finite, visibilities outside [0, 1], no frames, too many
             or for too long, nobody in any of them, shares of a picture whose size
-            isn't given, or a body on its head, since y goes up.
+            isn't given, a joint of which only some coordinates are told, or a body on
+            its head, since y goes up.
     """
     if not isinstance(skeleton, Skeleton):
         skeleton = find_skeleton(skeleton)
