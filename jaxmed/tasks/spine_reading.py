@@ -118,11 +118,6 @@ def read_recording(path, *, case_id, find, clean, cut, exercise):
     names = [movements.find_exercise(file.stem, cut.exercises) or exercise
              for file in files]
     movements.check_parts(list(zip(names, files)), cut=cut)
-    listings.warn_of(
-        path, f'recordings of none of the exercises {", ".join(cut.exercises)}, whose '
-        'index is not to be trusted (task.exercise names one)',
-        [file.name for name, file in zip(names, files)
-         if movements.number_of(name, cut.exercises) == len(cut.exercises)])
     parts = []
     for name, file in zip(names, files):
         motion = find(file)
@@ -131,4 +126,9 @@ def read_recording(path, *, case_id, find, clean, cut, exercise):
     record = movements.cut_record(
         [(name, cleaned) for name, _, cleaned, _ in parts], cut=cut, case_id=case_id,
         subject=case_id, where=path)
+    listings.warn_of(
+        path, f'recordings of none of the exercises {", ".join(cut.exercises)}, whose '
+        'index is not to be trusted (task.exercise names one)',
+        [file.name for name, file in zip(names, files)
+         if movements.number_of(name, cut.exercises) == len(cut.exercises)])
     return record | {'parts': parts}

@@ -124,6 +124,9 @@ def test_the_exercise_of_the_option_is_found_as_those_of_files_are(
     assert make().read(tmp_path / 'a.csv', case_id='c')['exercise'] == 'other'
     assert 'none of the exercises touch toes, walk, jump' in caplog.text
     caplog.clear()
+    (tmp_path / 'b.csv').write_text('no landmarks')  # that alone is told of it
+    with pytest.raises(InputError):
+        make().read(tmp_path / 'b.csv', case_id='c')
     task = make(exercise='Walk 2 m')
     record = task.read(tmp_path / 'a.csv', case_id='c')
     assert record['exercise'] == 'walk' and (
